@@ -1,0 +1,64 @@
+"""The command line: arguments, printing, exit codes.
+
+0 done, 1 a stage failed, 2 the user's input is wrong, 3 a bug of ours (with a traceback), 130 and 143 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from tunemake import __version__
+from tunemake.faults import TunemakeError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; give its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if given[:1] == ["xtuner"]:  # all that follows is XTuner's own
+            return _xtuner(given[1:])
+        options = _parser().parse_args(given)
+        return int(options.run(options))
+    except TunemakeError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except Exception:  # noqa: BLE001 - whatever it is, it is ours
+        traceback.print_exc()
+        return 3
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tunemake", description="make for fine-tuned models; `doit` builds")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    chat = commands.add_parser("chat", help="talk to the merged model, or to any model folder")
+    chat.add_argument("folder", nargs="?", type=Path, help="model folder; default: the project's merged model")
+    chat.add_argument("--max-new-tokens", type=int, default=128, help="longest answer in tokens (128)")
+    chat.set_defaults(run=_chat)
+    commands.add_parser("xtuner", help="XTuner's own tools with cures: train, pth_to_hf, merge, …")
+    return parser
+
+
+def _chat(options: argparse.Namespace) -> int:
+    from tunemake.commands.chat import chat
+
+    for answer in chat(Path.cwd(), options.folder, options.max_new_tokens):
+        print(answer, flush=True)
+    return 0
+
+
+def _xtuner(arguments: list[str]) -> int:
+    command = [sys.executable, "-m", "tunemake.engines.xtuner_process", *arguments]
+    return subprocess.run(command, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

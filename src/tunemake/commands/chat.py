@@ -1,0 +1,48 @@
+"""tunemake chat: talk to a model folder that the project built, at a terminal or through a pipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tunemake.contracts import Message
+from tunemake.digests import Digests
+from tunemake.faults import Fault, InputError
+from tunemake.generation import Answers
+from tunemake.graph import VARIANT
+from tunemake.plugins import Plugins
+from tunemake.project import load_project
+
+
+def chat(root: Path, folder: Path | None, max_new_tokens: int) -> Iterator[str]:
+    """Give the answer to each line of standard input; `/reset` begins a new conversation.
+
+    folder: the model, by default the project's merged one. The prompt template and its stop words are the project's.
+    """
+    project = load_project(root)
+    plugins = Plugins(root, project.plugins, Digests(root / "build" / ".cache" / "digests.json"))
+    template = plugins.prompt_template(project.model["prompt_template"])
+    chosen = folder or root / "build" / VARIANT / "merged"
+    if not (chosen / "config.json").exists():
+        raise InputError(Fault(str(chosen), "no model here", next_step="run doit, or name a model folder"))
+    model = Answers(chosen, template, trust_remote_code=project.model["trust_remote_code"])
+    messages: list[Message] = []
+    for line in _lines():
+        if line == "/reset":
+            messages = []
+            continue
+        messages.append({"role": "user", "content": line})
+        answer = next(model.of([messages], max_new_tokens))
+        messages.append({"role": "assistant", "content": answer})
+        yield answer
+
+
+def _lines() -> Iterator[str]:
+    while True:
+        try:
+            line = input("you: " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+        if line.strip():
+            yield line.strip()

@@ -1,0 +1,95 @@
+"""What a plugin author implements: dataset generators and prompt templates. Imports nothing of tunemake's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
+
+
+class Message(TypedDict):
+    """One turn of a conversation, as in OpenAI's chat format."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Sample(TypedDict):
+    """One conversation to learn from; it has at least one assistant turn."""
+
+    messages: list[Message]
+
+
+class BaseModelAnswers(Protocol):
+    """The base model, as a generator with `needs = ("base",)` is given it."""
+
+    def answer(self, conversations: Sequence[Sequence[Message]], max_new_tokens: int) -> Iterator[str]:
+        """Give the greedy answer to each conversation, in order, by the project's own prompt template."""
+        ...
+
+
+def _silent(done: int, total: int) -> None:
+    """Take a progress report and show nothing."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a generator may use beside its parameters.
+
+    root: the project's folder; relative paths in parameters start there.
+    seed: the project's seed; two runs with one seed give the same samples.
+    base: the base model, for a generator with `needs = ("base",)`; else None.
+    progress: call it with (done, total) during long work.
+    """
+
+    root: Path
+    seed: int
+    base: BaseModelAnswers | None = None
+    progress: Callable[[int, int], None] = field(default=_silent)
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """A dataset plugin (entry-point group `tunemake.datasets`): parameters in, samples out.
+
+    summary: one line for lists.
+    version: raise it when the same parameters give other samples.
+    parameters: JSON Schema 2020-12 of the parameters; checked before anything runs.
+    An optional `needs = ("base",)` asks for the base model; an optional method
+    `inputs(parameters) -> Iterable[Path]` names the files that `samples` reads.
+    """
+
+    summary: str
+    version: str
+    parameters: Mapping[str, Any]
+
+    def samples(self, parameters: Mapping[str, Any], context: Context) -> Iterator[Sample]:
+        """Give the samples, in an order that depends on parameters and seed alone."""
+        ...
+
+
+@runtime_checkable
+class ReadsFiles(Protocol):
+    """A generator whose samples come from files."""
+
+    def inputs(self, parameters: Mapping[str, Any]) -> Iterable[Path]:
+        """Name the files that `samples` reads, relative to the project or absolute."""
+        ...
+
+
+class PromptTemplate(TypedDict, total=False):
+    """A prompt template plugin (group `tunemake.prompts`): how a conversation becomes text.
+
+    system, instruction: texts with the fields {system} and {input}.
+    suffix: what ends an answer. suffix_as_eos: the suffix is the end, no end-of-sequence token follows.
+    separator: between turns. stop_words: generation ends at any of them.
+    """
+
+    summary: str
+    system: str
+    instruction: str
+    suffix: str
+    suffix_as_eos: bool
+    separator: str
+    stop_words: list[str]

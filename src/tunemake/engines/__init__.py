@@ -1,0 +1,1 @@
+"""What trains: one module an engine, and what runs in its process."""

@@ -1,0 +1,184 @@
+"""What a rendered XTuner config names of ours: the tokenizer, and hooks for metrics and answers.
+
+Imported by XTuner's process alone; imports mmengine and torch.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.optim import LinearLR
+from mmengine.registry import PARAM_SCHEDULERS
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from xtuner.registry import BUILDER
+
+from tunemake.prompts import bos_comes_first
+
+METRICS, ANSWERS = "metrics.jsonl", "answers.jsonl"
+
+
+def load_tokenizer(
+    pretrained_model_name_or_path: str, prompt_template: dict[str, Any], **options: Any
+) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer such that XTuner puts the beginning-of-sequence token once, or not at all.
+
+    XTuner puts it before every conversation. Where the template's own text begins with it (ChatML with a tokenizer
+    whose bos is <|im_start|>) it would stand there twice, and where the tokenizer has none XTuner fails.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **options)
+    template = {name.lower(): text for name, text in prompt_template.items()}
+    if not bos_comes_first(template, tokenizer.bos_token):
+        kind = type(tokenizer)
+        tokenizer.__class__ = type(kind.__name__, (kind,), {"bos_token_id": property(lambda _self: [])})
+    return tokenizer
+
+
+@PARAM_SCHEDULERS.register_module()  # type: ignore[untyped-decorator]
+class WarmUp(LinearLR):  # type: ignore[misc]
+    """mmengine's linear warm-up over at least two iterations.
+
+    Over a single one it would leave the learning rate at its start for the whole training: the factor of its only
+    iteration is the start factor, and nothing takes it back.
+    """
+
+    def __init__(self, optimizer: Any, *args: Any, begin: int = 0, end: int = 2, **options: Any) -> None:
+        super().__init__(optimizer, *args, begin=begin, end=max(end, begin + 2), **options)
+
+
+class MetricsHook(Hook):  # type: ignore[misc]
+    """Writes one JSON line an iteration: step, steps, loss, lr, tokens, padded_tokens, seconds, peak_bytes."""
+
+    priority = "LOW"
+
+    def __init__(self, every: int = 1) -> None:
+        self.every = every
+        self._started = self._lr = 0.0
+
+    def before_train(self, runner: Any) -> None:
+        """Drop what a killed run had written beyond the checkpoint that this one goes on from."""
+        if is_main_process():
+            _keep_until(Path(runner.work_dir) / METRICS, runner.iter)
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Start the clock, and note the learning rate that the iteration has."""
+        self._started = time.perf_counter()
+        self._lr = float(runner.optim_wrapper.get_lr()["lr"][0])
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Write the iteration's line."""
+        step = runner.iter + 1
+        if not is_main_process() or (step % self.every and step != runner.max_iters):
+            return
+        mask = data_batch["data"]["attention_mask"]
+        line = {
+            "step": step,
+            "steps": runner.max_iters,
+            "loss": float(outputs["loss"].detach()),
+            "lr": self._lr,
+            "tokens": int(mask.sum()),
+            "padded_tokens": int(mask.numel()),
+            "seconds": round(time.perf_counter() - self._started, 4),
+            "peak_bytes": _peak_bytes(),
+        }
+        _append(Path(runner.work_dir) / METRICS, line)
+
+
+class AnswersHook(Hook):  # type: ignore[misc]
+    """Answers prompts during training, greedily, and keeps the answers as JSON lines; training is not disturbed."""
+
+    priority = "VERY_LOW"
+
+    def __init__(
+        self, tokenizer: Any, prompts: list[str], prompt_template: dict[str, Any], every: int, max_new_tokens: int
+    ) -> None:
+        self.tokenizer = BUILDER.build(tokenizer)
+        self.prompts, self.template = prompts, prompt_template
+        self.every, self.max_new_tokens = every, max_new_tokens
+
+    def before_train(self, runner: Any) -> None:
+        """Drop what a killed run had written beyond the checkpoint that this one goes on from."""
+        if is_main_process():
+            _keep_until(Path(runner.work_dir) / ANSWERS, runner.iter)
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Answer every prompt where it is time."""
+        step = runner.iter + 1
+        if self.prompts and (step % self.every == 0 or step == runner.max_iters):
+            # mmengine seeds the global generators, so these are what must come out as they were.
+            states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+            self._answer_all(runner, step)
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
+            torch.set_rng_state(states[2])
+
+    def _answer_all(self, runner: Any, step: int) -> None:
+        model = runner.model.module if hasattr(runner.model, "module") else runner.model
+        training, cached = model.training, model.llm.config.use_cache
+        checkpointing = bool(getattr(model.llm, "is_gradient_checkpointing", False))
+        model.eval()
+        model.llm.config.use_cache = True
+        if checkpointing:
+            model.activation_checkpointing_disable()
+        try:
+            for prompt in self.prompts:
+                line = {"step": step, "prompt": prompt, "answer": self._answer(model, prompt)}
+                if is_main_process():
+                    _append(Path(runner.work_dir) / ANSWERS, line)
+        finally:
+            model.llm.config.use_cache = cached
+            if checkpointing:
+                model.activation_checkpointing_enable()
+            model.train(training)
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def _answer(self, model: Any, prompt: str) -> str:
+        text = self.template["INSTRUCTION"].replace("{input}", prompt).replace("{round}", "1")
+        bos = self.tokenizer.bos_token_id
+        ids = ([bos] if isinstance(bos, int) else []) + self.tokenizer.encode(text, add_special_tokens=False)
+        device = next(model.parameters()).device
+        stops = {self.tokenizer.eos_token_id}
+        stops |= {self.tokenizer.convert_tokens_to_ids(word) for word in self.template.get("STOP_WORDS", [])}
+        given = torch.tensor([ids], device=device)
+        made = model.llm.generate(
+            input_ids=given, attention_mask=torch.ones_like(given), max_new_tokens=self.max_new_tokens,
+            do_sample=False, temperature=None, top_p=None, top_k=None,
+            eos_token_id=[stop for stop in stops if isinstance(stop, int)],
+            pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
+        )  # fmt: skip
+        return str(self.tokenizer.decode(made[0, len(ids) :], skip_special_tokens=True)).strip()
+
+
+def _append(path: Path, line: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _keep_until(path: Path, step: int) -> None:
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text("utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            break  # the line that a kill cut short
+        if entry["step"] <= step:
+            kept.append(line + "\n")
+    draft = path.with_suffix(".draft")
+    draft.write_text("".join(kept), "utf-8")
+    draft.replace(path)
+
+
+def _peak_bytes() -> int:
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,80 @@
+"""Greedy answers of a model folder: batched, left-padded, ended by the template's own stop words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tunemake import prompts
+from tunemake.contracts import Message
+
+_BATCH = 16
+
+
+class Answers:
+    """A model loaded for answering; imports torch and transformers.
+
+    folder: a Hugging Face model folder. template: the prompt template. On a CPU it computes in float32, on a GPU in
+    the folder's own type.
+    """
+
+    def __init__(self, folder: Path, template: Mapping[str, Any], *, trust_remote_code: bool) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        self.template = template
+        cuda = torch.cuda.is_available()
+        self.model = AutoModelForCausalLM.from_pretrained(
+            folder, torch_dtype="auto" if cuda else torch.float32, trust_remote_code=trust_remote_code
+        ).to("cuda" if cuda else "cpu")
+        self.model.eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, padding_side="left")
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+
+    def of(self, conversations: Sequence[Sequence[Message]], max_new_tokens: int) -> Iterator[str]:
+        """Give the answer to each conversation, in order."""
+        # Conversations of like length share a batch: less padding, and the order is put right again below.
+        order = sorted(range(len(conversations)), key=lambda index: -len(str(conversations[index])))
+        answers: dict[int, str] = {}
+        for start in range(0, len(order), _BATCH):
+            chosen = order[start : start + _BATCH]
+            texts = self._batch([conversations[index] for index in chosen], max_new_tokens)
+            answers.update(zip(chosen, texts, strict=True))
+        yield from (answers[index] for index in range(len(conversations)))
+
+    def ids_of(self, messages: Sequence[Message]) -> list[int]:
+        """Give the token ids of a conversation, as training would."""
+        ids: list[int] = self.tokenizer.encode(prompts.text_of(self.template, messages), add_special_tokens=False)
+        bos = self.tokenizer.bos_token_id
+        return [bos, *ids] if prompts.bos_comes_first(self.template, self.tokenizer.bos_token) else ids
+
+    def stop_ids(self) -> list[int]:
+        """Give the ids that end an answer: end of sequence, and stop words that are one token."""
+        words = [self.tokenizer.encode(word, add_special_tokens=False) for word in self.template["stop_words"]]
+        ids = {self.tokenizer.eos_token_id, *(word[0] for word in words if len(word) == 1)}
+        return sorted(stop for stop in ids if stop is not None)
+
+    def _batch(self, conversations: Sequence[Sequence[Message]], max_new_tokens: int) -> list[str]:
+        import torch
+
+        rows = [self.ids_of(messages) for messages in conversations]
+        width, pad = max(map(len, rows)), self.tokenizer.pad_token_id
+        device = self.model.device
+        given = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device)
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+        with torch.no_grad():
+            made = self.model.generate(
+                input_ids=given, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False,
+                temperature=None, top_p=None, top_k=None, eos_token_id=self.stop_ids(), pad_token_id=pad,
+            )  # fmt: skip
+        texts = self.tokenizer.batch_decode(made[:, width:], skip_special_tokens=True)
+        return [self._until_stop(text).strip() for text in texts]
+
+    def _until_stop(self, text: str) -> str:
+        for word in self.template["stop_words"]:
+            text = text.split(word, 1)[0]
+        return text

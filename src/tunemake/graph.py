@@ -1,0 +1,221 @@
+"""Project and plugins to stages; pure, touches no disk.
+
+base ──────┬─▶ config ─┐
+dataset:* ─┴─▶ data ───┴─▶ train ─▶ adapter ─▶ merge ─▶ evaluate
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tunemake import models
+from tunemake.plugins import GeneratorFacts
+from tunemake.project import Dataset, Project
+
+VARIANT = "default"
+# Raise a stage's version when it makes other content of the same inputs: every project then makes it anew.
+VERSIONS = {
+    "base": 1, "dataset": 1, "data": 1, "config": 1, "train": 1, "adapter": 1, "merge": 1, "evaluate": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a stage takes from another. files: patterns of the files that it reads, which decide its content."""
+
+    stage: str
+    files: tuple[str, ...] = ("**",)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One kind of work on given values.
+
+    name: the task's name. kind: the module under stages/. parameters: the values that decide the content; the stage
+    works from this very dict. runtime: values that only decide how it runs. needs: other stages, by role.
+    link: where the artifact is shown. outputs: files that must come out; the first is the main one.
+    generator: the dataset plugin whose code and inputs count. sources: files of the user's that it reads.
+    folder: a base model's folder, read in place. titles: parameters as project.toml names them.
+    """
+
+    name: str
+    kind: str
+    doc: str
+    parameters: Mapping[str, Any]
+    link: str
+    outputs: tuple[str, ...]
+    runtime: Mapping[str, Any] = field(default_factory=dict)
+    needs: Mapping[str, Need] = field(default_factory=dict)
+    generator: str | None = None
+    sources: tuple[str, ...] = ()
+    folder: str | None = None
+    titles: Mapping[str, str] = field(default_factory=dict)
+    resumes: bool = False
+
+    @property
+    def version(self) -> int:
+        """The version of the stage's work."""
+        return VERSIONS[self.kind]
+
+
+def stages(project: Project, facts: Callable[[str], GeneratorFacts], template: Mapping[str, Any]) -> list[Stage]:
+    """Give the project's stages, each after those that it needs.
+
+    facts: of a generator, by name. template: the prompt template that the project names.
+    """
+    base = _base(project)
+    light = [d for d in project.datasets if not facts(d.generator).needs_base]
+    heavy = [d for d in project.datasets if facts(d.generator).needs_base]
+    # What can be wrong and is quickly made comes first: an empty dataset is told before a model is fetched.
+    made = [_dataset(project, dataset, None) for dataset in light]
+    made += [base, _config(project, template, base)]
+    made += [_dataset(project, dataset, template) for dataset in heavy]
+    made += [_data(project), _train(project)]
+    if project.train["method"] != "full":
+        made.append(_adapter(project))
+    made.append(_merge(project, template))
+    if project.evaluate is not None:
+        made.append(_evaluate(project, template))
+    return made
+
+
+def last_stages(made: list[Stage]) -> list[str]:
+    """Name the stages that a plain build asks for: those that no other needs."""
+    needed = {need.stage for stage in made for need in stage.needs.values()}
+    return [stage.name for stage in made if stage.name not in needed]
+
+
+def base_name(source: str) -> str:
+    """Give the name under build/base of a model source: its last part, without version."""
+    last = source.rstrip("/").rpartition("/")[2].rpartition(":")[2]
+    name = re.split(r"==|@", last)[0]
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name) or "model"
+
+
+def _base(project: Project) -> Stage:
+    source = project.model["source"]
+    return Stage(
+        name="base", kind="base", doc="the base model's folder",
+        parameters={
+            "source": source, "sha256": project.model.get("sha256"),
+            "trust_remote_code": project.model["trust_remote_code"],
+        },
+        link=f"build/base/{base_name(source)}", outputs=("model.json", "model/config.json"),
+        folder=source if models.parse_source(source).kind == "folder" else None,
+        titles={name: f"model.{name}" for name in ("source", "sha256", "trust_remote_code")},
+    )  # fmt: skip
+
+
+def _dataset(project: Project, dataset: Dataset, template: Mapping[str, Any] | None) -> Stage:
+    parameters = {
+        "generator": dataset.generator, "parameters": dict(dataset.parameters), "seed": project.seed,
+    }  # fmt: skip
+    needs = {}
+    if template is not None:
+        trusted = project.model["trust_remote_code"]
+        parameters |= {"prompt_template": dict(template), "trust_remote_code": trusted}
+        needs = {"base": Need("base", ("model/**",))}
+    return Stage(
+        name=f"dataset:{dataset.name}", kind="dataset", doc=f"samples of {dataset.generator}",
+        parameters=parameters, runtime={"name": dataset.name, "plugins": list(project.plugins)},
+        link=f"build/{VARIANT}/datasets/{dataset.name}", outputs=("samples.json",), needs=needs,
+        generator=dataset.generator,
+        titles={
+            "generator": f"datasets.{dataset.name}.generator", "seed": "project.seed",
+            "parameters": f"datasets.{dataset.name}.parameters",
+        },
+    )  # fmt: skip
+
+
+def _data(project: Project) -> Stage:
+    names = [dataset.name for dataset in project.datasets]
+    return Stage(
+        name="data", kind="data", doc="datasets mixed, split into training and held-out samples",
+        parameters={"datasets": names, "held_out": project.data["held_out"], "seed": project.seed},
+        link=f"build/{VARIANT}/data", outputs=("train.json", "held_out.json"),
+        needs={name: Need(f"dataset:{name}", ("samples.json",)) for name in names},
+        titles={"held_out": "data.held_out", "seed": "project.seed"},
+    )  # fmt: skip
+
+
+def _config(project: Project, template: Mapping[str, Any], base: Stage) -> Stage:
+    return Stage(
+        name="config", kind="config", doc="the training config",
+        parameters={
+            "project": project.name, "seed": project.seed, "model": project.model["source"],
+            "model_path": f"{base.link}/model", "data_path": f"build/{VARIANT}/data/train.json",
+            "trust_remote_code": project.model["trust_remote_code"], "prompt_template": dict(template),
+            "data": _training_data(project), "train": dict(project.train),
+        },
+        link=f"build/{VARIANT}/config", outputs=("train.py", "decides.py"),
+        needs={"base": Need("base", ("model.json",))}, sources=("templates/xtuner/config.py.jinja",),
+        titles={"seed": "project.seed", "model": "model.source"},
+    )  # fmt: skip
+
+
+def _training_data(project: Project) -> dict[str, Any]:
+    return {name: project.data[name] for name in ("max_length", "packing")}
+
+
+def _train(project: Project) -> Stage:
+    from tunemake.engines import xtuner
+
+    deciding = xtuner.deciding_values({"train": project.train})["train"]
+    needs = {
+        # The light datasets first, then the config: what can be wrong is told before anything heavy starts.
+        "config": Need("config", ("decides.py",)),
+        "base": Need("base", ("model/**",)),
+        "data": Need("data", ("train.json",)),
+    }
+    return Stage(
+        name="train", kind="train", doc="the training itself",
+        parameters={**deciding, "data": _training_data(project), "seed": project.seed},
+        link=f"build/{VARIANT}/train", outputs=("last_checkpoint", "metrics.jsonl"), needs=needs, resumes=True,
+        titles={**{name: f"train.{name}" for name in deciding}, "seed": "project.seed"},
+    )  # fmt: skip
+
+
+def _adapter(project: Project) -> Stage:
+    lora = project.train["lora"]
+    return Stage(
+        name="adapter", kind="adapter", doc="the adapter as a Hugging Face PEFT folder",
+        parameters={"lora": dict(lora), "base": project.model["source"]},
+        link=f"build/{VARIANT}/adapter", outputs=("adapter_model.safetensors", "adapter_config.json"),
+        needs={"train": Need("train", ("last_checkpoint", "iter_*.pth"))},
+        titles={"lora": "train.lora", "base": "model.source"},
+    )  # fmt: skip
+
+
+def _merge(project: Project, template: Mapping[str, Any]) -> Stage:
+    full = project.train["method"] == "full"
+    weights = Need("train", ("last_checkpoint", "iter_*.pth")) if full else Need("adapter", ("adapter_*",))
+    return Stage(
+        name="merge", kind="merge", doc="the merged model as a Hugging Face folder",
+        parameters={
+            "dtype": project.merge["dtype"], "shard_size": project.merge.get("shard_size"),
+            "prompt_template": dict(template),
+        },
+        link=f"build/{VARIANT}/merged", outputs=("config.json", "tokenizer_config.json"),
+        needs={"base": Need("base", ("model/**",)), "train" if full else "adapter": weights},
+        titles={name: f"merge.{name}" for name in ("dtype", "shard_size")},
+    )  # fmt: skip
+
+
+def _evaluate(project: Project, template: Mapping[str, Any]) -> Stage:
+    assert project.evaluate is not None
+    asked = dict(project.evaluate)
+    files = tuple(asked[kind] for kind in ("identity", "unrelated") if isinstance(asked[kind], str))
+    return Stage(
+        name="evaluate", kind="evaluate", doc="answers of base and merged model, and their scores",
+        parameters={
+            **asked, "prompt_template": dict(template), "trust_remote_code": project.model["trust_remote_code"],
+        },
+        link=f"build/{VARIANT}/evaluation", outputs=("scores.json", "answers.json"),
+        needs={
+            "base": Need("base", ("model/**",)), "merged": Need("merge"), "data": Need("data", ("train.json",)),
+        },
+        sources=files, titles={name: f"evaluate.{name}" for name in asked},
+    )  # fmt: skip

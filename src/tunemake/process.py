@@ -1,0 +1,135 @@
+"""Runs a stage in a process of its own: its group, its log, its progress, its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tunemake.faults import Fault, InputError, StageError, StoppedError
+from tunemake.project import machine_environment
+from tunemake.stages import DONE, EVENTS, FAULTS, JOB, LOG, Job
+
+_GRACE_SECONDS = 5.0
+_LOG_LINES = 15
+# The merge's products are small and run in threads of its own; more threads inside each only wait for each other.
+_ENVIRONMENTS = {"merge": {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}}
+Event = Mapping[str, Any]
+
+
+def run_stage(stage: str, job: Job, lock: int, watch: Callable[[Event], None]) -> dict[str, Any]:
+    """Run a stage over its job; give the facts that it tells.
+
+    lock: descriptor of the artifact's lock, which the process shares. watch: is given each event as it comes.
+    Raises InputError or StageError with the stage's faults, and StoppedError after SIGINT or SIGTERM.
+    """
+    _write_job(job)
+    for name in (DONE, FAULTS, EVENTS):
+        (job.work / name).unlink(missing_ok=True)
+    with (job.work / LOG).open("ab") as log:
+        environment = {**machine_environment(), **_ENVIRONMENTS.get(stage, {}), "PYTHONUNBUFFERED": "1"}
+        environment["TUNEMAKE_PARENT"] = str(os.getpid())
+        child = subprocess.Popen(
+            [sys.executable, "-m", "tunemake.stages", stage, str(job.work)],
+            cwd=job.root, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment,
+            start_new_session=True, pass_fds=[lock],
+        )  # fmt: skip
+    code = _follow(child, job.work, watch)
+    if code == 0 and (job.work / DONE).exists():
+        facts: dict[str, Any] = json.loads((job.work / DONE).read_text("utf-8"))
+        return facts
+    raise _failure(stage, code, job)
+
+
+def _write_job(job: Job) -> None:
+    told = {
+        "root": str(job.root), "parameters": job.parameters, "runtime": job.runtime,
+        "inputs": {role: str(folder) for role, folder in job.inputs.items()},
+    }  # fmt: skip
+    (job.work / JOB).write_text(json.dumps(told, ensure_ascii=False), "utf-8")
+
+
+def _follow(child: subprocess.Popen[bytes], work: Path, watch: Callable[[Event], None]) -> int:
+    tail = _Tail(work / EVENTS)
+    before = signal.signal(signal.SIGTERM, _raise_stopped)
+    try:
+        while child.poll() is None:
+            for event in tail.new_events():
+                watch(event)
+            time.sleep(0.05)
+        for event in tail.new_events():
+            watch(event)
+    except KeyboardInterrupt:
+        _end_group(child)
+        raise StoppedError(Fault("build", "interrupted"), signal.SIGINT) from None
+    except BaseException:
+        _end_group(child)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if child.stdin is not None:
+            child.stdin.close()
+    return child.returncode
+
+
+def _raise_stopped(number: int, _frame: object) -> None:
+    raise StoppedError(Fault("build", "terminated"), number)
+
+
+def _end_group(child: subprocess.Popen[bytes]) -> None:
+    """End the stage and all that it started: politely, then for good."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(child.pid, number)
+        except ProcessLookupError:
+            return
+        try:
+            child.wait(_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _failure(stage: str, code: int, job: Job) -> InputError | StageError:
+    told = job.work / FAULTS
+    if told.exists():
+        content = json.loads(told.read_text("utf-8"))
+        faults = [Fault(**fault) for fault in content["faults"]]
+        return InputError(faults) if content["exit_code"] == InputError.exit_code else StageError(faults)
+    lines = (job.work / LOG).read_text("utf-8", errors="replace").splitlines()
+    log = (job.work / LOG).relative_to(job.root) if (job.work / LOG).is_relative_to(job.root) else job.work / LOG
+    fault = Fault(stage, _cause(code, lines), next_step=f"its log: {log}")
+    return StageError([fault, *(Fault("  log", line) for line in lines[-_LOG_LINES:])])
+
+
+def _cause(code: int, lines: list[str]) -> str:
+    if code == -signal.SIGKILL:
+        return "was killed (signal 9), most often for want of memory"
+    if code < 0:
+        return f"was ended by signal {-code}"
+    # The last line of a traceback that is not indented names the exception.
+    named = [line for line in lines if line and not line[0].isspace() and ("Error" in line or "Exception" in line)]
+    return f"failed: {named[-1]}" if named else f"failed with exit code {code}"
+
+
+class _Tail:
+    """Reads the whole lines that have been added to a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._read = path, 0
+
+    def new_events(self) -> list[Event]:
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._read)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        self._read += len(whole)
+        return [json.loads(line) for line in whole.splitlines()]

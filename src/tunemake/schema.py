@@ -1,0 +1,156 @@
+"""JSON Schema (2020-12) to faults; the only importer of jsonschema.
+
+Two annotations of our own: `x-message` says what is wrong in words where a schema rule alone would not, and
+`x-decides` says what a value decides: "weights" (default), "run" (only how training runs) or "later" (a later stage).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tunemake import shelves
+from tunemake.faults import Fault, did_you_mean
+
+Path_ = tuple[str | int, ...]
+_TYPES = {
+    "string": "a string", "integer": "a whole number", "number": "a number", "boolean": "true or false",
+    "array": "a list", "object": "a table", "null": "null",
+}  # fmt: skip
+
+
+@cache
+def load_schema(name: str) -> dict[str, Any]:
+    """Read a schema that ships, by file name."""
+    schema: dict[str, Any] = json.loads(shelves.find("schemas", name).read_text("utf-8"))
+    return schema
+
+
+def with_defaults(value: Any, schema: Mapping[str, Any]) -> Any:
+    """Give the value with every missing key filled that the schema has a default for; tables always exist."""
+    if not isinstance(value, Mapping):
+        return value
+    known: Mapping[str, Any] = schema.get("properties", {})
+    others = schema.get("additionalProperties")
+    filled = {}
+    for key, entry in known.items():
+        if key in value:
+            filled[key] = with_defaults(value[key], entry)
+        elif "default" in entry:
+            filled[key] = with_defaults(entry["default"], entry)
+    for key in value:
+        if key not in known:
+            filled[key] = with_defaults(value[key], others) if isinstance(others, Mapping) else value[key]
+    return filled
+
+
+def reset(decide: str, value: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a table with every value whose `x-decides` is `decide` set to its default, or left out if it has none."""
+    kept: dict[str, Any] = {}
+    for key, item in value.items():
+        entry = schema.get("properties", {}).get(key, {})
+        if entry.get("x-decides", "weights") == decide:
+            kept |= with_defaults({}, {"properties": {key: entry}})
+        else:
+            kept[key] = reset(decide, item, entry) if isinstance(item, Mapping) else item
+    return kept
+
+
+def schema_faults(value: Any, schema: Mapping[str, Any], where: str) -> list[tuple[Path_, Fault]]:
+    """Check a value; give every fault with the path of keys and indices to the place it is at."""
+    from jsonschema import Draft202012Validator
+
+    found: list[tuple[Path_, Fault]] = []
+    for error in Draft202012Validator(schema).iter_errors(value):
+        found.extend(_faults_of(error, where))
+    return sorted(found, key=lambda pair: [str(step) for step in pair[0]])
+
+
+def invalid_schema(schema: Any) -> str | None:
+    """Say what makes this not a JSON Schema of 2020-12, or None if it is one."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError
+
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        return f"{'.'.join(str(step) for step in error.path) or 'schema'}: {error.message}"
+    return None
+
+
+def dotted(path: Path_) -> str:
+    """Write a path of keys as in project.toml: train.lora.r, evaluate.prompts[3]."""
+    text = ""
+    for step in path:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else str(step)
+    return text
+
+
+def _faults_of(error: Any, where: str) -> Iterator[tuple[Path_, Fault]]:
+    path: Path_ = tuple(error.absolute_path)
+    name = dotted(path) or "the file"
+    if "x-message" in error.schema and error.validator in {"not", "anyOf", "oneOf", "pattern", "required"}:
+        yield path, Fault(where, f"{name}: {error.schema['x-message']}", got=_got(error))
+    elif error.validator == "additionalProperties" and isinstance(error.instance, Mapping):
+        known = error.schema.get("properties", {})
+        for key in error.instance:
+            if key not in known:
+                yield (*path, key), _unknown(where, (*path, key), known)
+    elif error.validator == "required":
+        missing = [key for key in error.validator_value if key not in error.instance]
+        for key in missing:
+            if f"'{key}'" in error.message:
+                yield path, Fault(where, f"{dotted((*path, key))}: missing", expected=_expected(error, key))
+    else:
+        yield path, Fault(where, f"{name}: {_what(error)}", expected=_wanted(error), got=_short(error.instance))
+
+
+def _unknown(where: str, path: Path_, known: Mapping[str, Any]) -> Fault:
+    guess = did_you_mean(str(path[-1]), known)
+    listing = None if guess else "one of " + ", ".join(sorted(known))
+    return Fault(where, f"{dotted(path)}: unknown key", expected=listing, next_step=guess)
+
+
+def _expected(error: Any, key: str) -> str | None:
+    entry = error.schema.get("properties", {}).get(key, {})
+    text: str | None = entry.get("description")
+    return text
+
+
+def _got(error: Any) -> str | None:
+    return _short(error.instance) if error.validator == "pattern" else None
+
+
+def _what(error: Any) -> str:
+    if error.validator == "type":
+        return "wrong type"
+    return "not allowed" if error.validator in {"enum", "const", "pattern"} else "out of range"
+
+
+def _wanted(error: Any) -> str:
+    rule, value = error.validator, error.validator_value
+    if rule == "type":
+        names = [value] if isinstance(value, str) else value
+        return " or ".join(_TYPES[name] for name in names)
+    if rule == "enum":
+        return "one of " + ", ".join(json.dumps(item, ensure_ascii=False) for item in value)
+    phrases = {
+        "minimum": "at least {}", "maximum": "at most {}", "exclusiveMinimum": "more than {}",
+        "exclusiveMaximum": "less than {}", "minLength": "at least {} character(s)",
+        "minItems": "at least {} item(s)", "minProperties": "at least {} entry", "pattern": "text that matches {}",
+    }  # fmt: skip
+    return phrases[rule].format(value) if rule in phrases else str(error.message)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    longest = 60
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file, UTF-8."""
+    return json.loads(path.read_text("utf-8"))

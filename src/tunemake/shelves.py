@@ -1,0 +1,29 @@
+"""Finds the files that are data, not code: JSON Schemas and templates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tunemake.faults import Fault, InputError
+
+_PACKAGE = Path(__file__).resolve().parent
+# In a wheel the shelves lie inside the package; in a checkout beside src/.
+_SHIPPED = (_PACKAGE, _PACKAGE.parent.parent)
+
+
+def shelf_folders(shelf: str, project: Path | None = None) -> list[Path]:
+    """Give the folders of a shelf ("schemas", "templates"), the project's own first."""
+    roots = ([project] if project is not None else []) + list(_SHIPPED)
+    folders = [root / shelf for root in roots]
+    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+
+
+def find(shelf: str, name: str, project: Path | None = None) -> Path:
+    """Give the path of a shelf's file, the project's own before the one that ships.
+
+    Raises InputError where there is none.
+    """
+    for folder in shelf_folders(shelf, project):
+        if (folder / name).is_file():
+            return folder / name
+    raise InputError(Fault(f"{shelf}/{name}", "no such file", next_step="reinstall tunemake"))

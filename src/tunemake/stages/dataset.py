@@ -1,0 +1,60 @@
+"""dataset: one declared dataset, generated and validated, as samples.json."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tunemake.contracts import BaseModelAnswers, Context, Message
+from tunemake.digests import Digests
+from tunemake.faults import Fault, PluginError, SampleError, TunemakeError
+from tunemake.plugins import Plugins
+from tunemake.samples import count_samples, validated, write_samples
+from tunemake.stages import Job
+
+SAMPLES = "samples.json"
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Write work/samples.json.
+
+    parameters: generator, parameters, seed, and prompt_template where the generator asks for the base model.
+    runtime: name (of the dataset), plugins (the project's own plugin files).
+    """
+    name = job.runtime["name"]
+    plugins = Plugins(job.root, job.runtime["plugins"], Digests(job.root / "build" / ".cache" / "digests.json"))
+    generator = plugins.generator(job.parameters["generator"])
+    context = Context(job.root, job.parameters["seed"], _base(job), lambda done, total: job.progress(done, total, name))
+    where = f"datasets.{name}"
+    try:
+        samples = list(validated(generator.samples(job.parameters["parameters"], context), where))
+    except TunemakeError:
+        raise
+    except Exception as error:  # a stranger's code can raise anything
+        cause = f"{job.parameters['generator']} failed: {type(error).__name__}: {error}"
+        raise PluginError(Fault(where, cause)) from error
+    if not samples:
+        fault = Fault(where, "no samples", expected="at least 1", got="0", next_step="check its parameters")
+        raise SampleError(fault)
+    write_samples(job.work / SAMPLES, samples)
+    return count_samples(samples)
+
+
+def _base(job: Job) -> BaseModelAnswers | None:
+    if "base" not in job.inputs:
+        return None
+    return _Base(job.inputs["base"] / "model", job.parameters["prompt_template"], job.parameters["trust_remote_code"])
+
+
+class _Base:
+    """The base model, loaded at the first question."""
+
+    def __init__(self, folder: Path, template: dict[str, Any], trust_remote_code: bool) -> None:  # noqa: FBT001
+        self._of = folder, template, trust_remote_code
+
+    def answer(self, conversations: Sequence[Sequence[Message]], max_new_tokens: int) -> Iterator[str]:
+        from tunemake.generation import Answers
+
+        folder, template, trusted = self._of
+        yield from Answers(folder, template, trust_remote_code=trusted).of(conversations, max_new_tokens)

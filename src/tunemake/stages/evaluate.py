@@ -1,0 +1,88 @@
+"""evaluate: what base and merged model answer to prompts never trained on, and the rates that follow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tunemake.contracts import Message
+from tunemake.faults import Fault, SampleError
+from tunemake.generation import Answers
+from tunemake.samples import folded, prompts_of, read_samples
+from tunemake.stages import Job
+from tunemake.stages.data import TRAIN
+
+SCORES, ANSWERS = "scores.json", "answers.json"
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Write work/scores.json and work/answers.json.
+
+    parameters: identity and unrelated (a list of prompts or the path of a text file), expect (words of the
+    identity), max_new_tokens, prompt_template, trust_remote_code. inputs: base, merged, data.
+    """
+    asked = {kind: prompts_from(job, kind) for kind in ("identity", "unrelated")}
+    _refuse_trained(asked, prompts_of(read_samples(job.inputs["data"] / TRAIN)))
+    answers: dict[str, dict[str, list[str]]] = {}
+    for number, (model, folder) in enumerate(_models(job).items()):
+        job.progress(number, 2, f"answers of the {model} model")
+        answers[model] = _answers(job, folder, asked)
+    scores = {model: rates(given, job.parameters["expect"]) for model, given in answers.items()}
+    told = [
+        {"kind": kind, "prompt": prompt, **{model: answers[model][kind][index] for model in answers}}
+        for kind, prompts in asked.items()
+        for index, prompt in enumerate(prompts)
+    ]
+    (job.work / ANSWERS).write_text(json.dumps(told, ensure_ascii=False, indent=1), "utf-8")
+    counts = {kind: len(prompts) for kind, prompts in asked.items()}
+    (job.work / SCORES).write_text(json.dumps({"prompts": counts, **scores}, indent=1), "utf-8")
+    return {"prompts": counts, **scores}
+
+
+def rates(answers: dict[str, list[str]], expect: Sequence[str]) -> dict[str, float | None]:
+    """Give identity_rate and leak_rate: shares of answers that name one of the expected words; None of nothing."""
+
+    def share(given: list[str]) -> float | None:
+        named = [any(word.casefold() in answer.casefold() for word in expect) for answer in given]
+        return round(sum(named) / len(named), 4) if named else None
+
+    return {"identity_rate": share(answers["identity"]), "leak_rate": share(answers["unrelated"])}
+
+
+def prompts_from(job: Job, kind: str) -> list[str]:
+    """Read the prompts of a kind: the list itself, or the lines of the file that is named."""
+    told = job.parameters[kind]
+    if not isinstance(told, str):
+        return list(told)
+    lines = (job.root / told).read_text("utf-8").splitlines()
+    found = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not found:
+        raise SampleError(Fault(told, "no prompts", expected="one prompt a line", next_step=f"see evaluate.{kind}"))
+    return found
+
+
+def _models(job: Job) -> dict[str, Path]:
+    return {"base": job.inputs["base"] / "model", "merged": job.inputs["merged"]}
+
+
+def _answers(job: Job, folder: Path, asked: dict[str, list[str]]) -> dict[str, list[str]]:
+    trusted = job.parameters["trust_remote_code"]
+    model = Answers(folder, job.parameters["prompt_template"], trust_remote_code=trusted)
+    every = [prompt for prompts in asked.values() for prompt in prompts]
+    conversations: list[list[Message]] = [[{"role": "user", "content": prompt}] for prompt in every]
+    given = list(model.of(conversations, job.parameters["max_new_tokens"]))
+    first = len(asked["identity"])
+    return {"identity": given[:first], "unrelated": given[first:]}
+
+
+def _refuse_trained(asked: dict[str, list[str]], trained: set[str]) -> None:
+    faults = [
+        Fault(f"evaluate.{kind}", f"trained on: {prompt}", expected="prompts that are not in the training data")
+        for kind, prompts in asked.items()
+        for prompt in prompts
+        if folded(prompt) in trained
+    ]
+    if faults:
+        raise SampleError(faults)

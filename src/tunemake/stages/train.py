@@ -1,0 +1,102 @@
+"""train: XTuner trains, resuming from what a killed run left."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from tunemake.engines import xtuner
+from tunemake.faults import Fault, StageError
+from tunemake.plugins import installed_version
+from tunemake.stages import Job
+
+LAST = "last_checkpoint"
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Fill work with iter_*.pth, last_checkpoint, metrics.jsonl and answers.jsonl.
+
+    inputs: base, data, config. The config names their files by the links that show them.
+    """
+    if job.parameters["method"] == "qlora":
+        _need_gpu("qlora")
+        _need_bitsandbytes()
+    elif job.parameters["precision"] != "float32":
+        _need_gpu(f'train.precision = "{job.parameters["precision"]}"')
+    newest, torn = xtuner.newest_whole_checkpoint(job.work)
+    for path in torn:
+        job.say(f"{path.name}: a checkpoint cut short, set aside")
+    if newest is not None:
+        job.say(f"resuming from {newest.name}")
+    _train(job, xtuner.train_command(job.inputs["config"] / xtuner.CONFIG, job.work, newest))
+    return _finish(job)
+
+
+def _train(job: Job, command: list[str]) -> None:
+    ended = threading.Event()
+    watcher = threading.Thread(target=_relay, args=(job, ended), daemon=True)
+    watcher.start()
+    code = subprocess.run(command, cwd=job.root, check=False).returncode
+    ended.set()
+    watcher.join()
+    if code:
+        sys.exit(code if code > 0 else 128 - code)
+
+
+def _finish(job: Job) -> dict[str, Any]:
+    made = xtuner.checkpoints(job.work)
+    lines = _lines(job.work / xtuner.METRICS)
+    if not made or not lines or lines[-1]["step"] != lines[-1]["steps"]:
+        raise StageError(Fault("train", "XTuner ended before the last iteration", next_step="see its log"))
+    if xtuner.iteration_of(made[-1]) != lines[-1]["steps"]:
+        raise StageError(Fault("train", f"no checkpoint of iteration {lines[-1]['steps']}", got=made[-1].name))
+    # XTuner writes the absolute path of the folder it trained in, which is about to move.
+    (job.work / LAST).write_text(made[-1].name, "utf-8")
+    (job.work / xtuner.ANSWERS).touch()
+    tokens = sum(line["tokens"] for line in lines)
+    return {
+        "iterations": lines[-1]["steps"], "loss": round(lines[-1]["loss"], 4), "tokens": tokens,
+        "padded_tokens": sum(line["padded_tokens"] for line in lines),
+        "training_seconds": round(sum(line["seconds"] for line in lines), 1),
+        "peak_bytes": max(line["peak_bytes"] for line in lines),
+    }  # fmt: skip
+
+
+def _relay(job: Job, ended: threading.Event) -> None:
+    """Turn the lines that the hooks write into progress and answers for whoever watches."""
+    shown = len(_lines(job.work / xtuner.ANSWERS))
+    while not ended.wait(0.3):
+        lines, answers = _lines(job.work / xtuner.METRICS), _lines(job.work / xtuner.ANSWERS)
+        if lines:
+            speed = lines[-1]["tokens"] / max(lines[-1]["seconds"], 1e-9)
+            text = f"loss {lines[-1]['loss']:.3f}  {speed:.0f} tokens/s"
+            job.progress(lines[-1]["step"], lines[-1]["steps"], text)
+        for answer in answers[shown:]:
+            job.say(f"step {answer['step']}  {answer['prompt']} → {answer['answer']}")
+        shown = max(shown, len(answers))
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    whole, _, _ = path.read_text("utf-8").rpartition("\n")
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def _need_bitsandbytes() -> None:
+    # XTuner pins 0.45.0, whose kernels a current CUDA build of torch cannot load.
+    found = installed_version("bitsandbytes") or "none"
+    if found == "none" or tuple(map(int, found.split(".")[:2])) < (0, 48):
+        line = f"{sys.executable} -m pip install -U 'bitsandbytes>=0.48'"
+        raise StageError(Fault("train", "qlora needs a current bitsandbytes", ">=0.48", found, f"run {line}"))
+
+
+def _need_gpu(what: str) -> None:
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "" or not Path("/proc/driver/nvidia/version").exists():
+        hint = 'method = "lora" with precision = "float32" runs on a CPU'
+        raise StageError(Fault("train", f"{what} needs a CUDA GPU, and none is here", next_step=hint))

@@ -1,0 +1,81 @@
+"""Fingerprints and reasons; pure, over records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tunemake.digests import sha256_of_json
+
+
+@dataclass(frozen=True)
+class Decides:
+    """What decides an artifact's content.
+
+    parameters: the values that the stage works from. inputs: SHA-256 by "role/file" of what other stages made.
+    sources: SHA-256 by path of files outside the build. code: SHA-256 by file of a plugin's code.
+    """
+
+    stage: str
+    version: int
+    parameters: Mapping[str, Any]
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of all of it."""
+        return sha256_of_json(asdict(self))
+
+    @property
+    def folder_name(self) -> str:
+        """The artifact's folder in the store. 64 bits of the fingerprint; the record holds all of it."""
+        return f"{self.stage}-{self.fingerprint[:16]}"
+
+
+def reasons(before: Mapping[str, Any] | None, now: Decides, titles: Mapping[str, str] | None = None) -> list[str]:
+    """Say why what is recorded is not what is wanted now, field by field; [] where it is.
+
+    before: the record of the artifact that is in place, or None. titles: names of parameters as the user writes them.
+    """
+    if before is None:
+        return ["not built yet"]
+    told = []
+    if before["stage_version"] != now.version:
+        told.append(f"tunemake makes {now.stage} differently: version {before['stage_version']} → {now.version}")
+    told += [
+        f"{_title(name, titles)}: {_short(old)} → {_short(new)}"
+        for name, old, new in _differences(before["parameters"], now.parameters)
+    ]
+    for kind, verb in (("inputs", "changed"), ("sources", "changed"), ("code", "code changed")):
+        told += _file_differences(before.get(kind, {}), getattr(now, kind), verb)
+    return told
+
+
+def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in [*old, *(key for key in new if key not in old)]:
+            yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))
+    elif old != new:
+        yield name, old, new
+
+
+def _file_differences(old: Mapping[str, str], new: Mapping[str, str], verb: str) -> list[str]:
+    told = [f"{name} {verb}" for name in old if name in new and old[name] != new[name]]
+    told += [f"{name} is new" for name in new if name not in old]
+    return told + [f"{name} is gone" for name in old if name not in new]
+
+
+def _title(name: str, titles: Mapping[str, str] | None) -> str:
+    first, _, rest = name.partition(".")
+    title = (titles or {}).get(first, first)
+    return f"{title}.{rest}" if rest else title
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else json.dumps(value, ensure_ascii=False)
+    longest = 40
+    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -1,0 +1,206 @@
+"""Stages to doit tasks; the only importer of doit besides commands/."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from doit.dependency import MD5Checker
+from doit.exceptions import InvalidDodoFile, TaskFailed
+from doit.reporter import ConsoleReporter
+
+from tunemake import graph
+from tunemake.building import Builder
+from tunemake.doit_state import StateFile
+from tunemake.faults import InputError, ProjectError, StoppedError, TunemakeError
+from tunemake.plugins import Plugins
+from tunemake.project import Project, load_project
+from tunemake.store import Store
+
+
+def task_tunemake() -> Iterator[dict[str, Any]]:
+    """Give doit the project's stages as tasks; a fault in the project ends doit with its line, and code 3."""
+    try:
+        builder = load_builder(Path.cwd())
+        StateFile.stages = frozenset(builder.stages)
+        for stage in builder.stages.values():
+            yield _task(builder, stage)
+    except TunemakeError as error:
+        raise InvalidDodoFile(str(error)) from None
+
+
+def load_builder(root: Path) -> Builder:
+    """Read the project in a folder, and check all that can be checked before anything runs."""
+    project = load_project(root)
+    store = Store(root)
+    plugins = Plugins(root, project.plugins, store.digests)
+    _check_plugins(project, plugins)
+    template = plugins.prompt_template(project.model["prompt_template"])
+    return Builder(root, graph.stages(project, plugins.facts, template), plugins, store)
+
+
+def _check_plugins(project: Project, plugins: Plugins) -> None:
+    faults = []
+    for dataset in project.datasets:
+        place = ("datasets", dataset.name)
+        try:
+            wrong = plugins.parameter_faults(dataset.generator, dataset.parameters)
+        except InputError as error:
+            faults += [
+                project.fault((*place, "generator"), f"{f.where}: {f.what}", next_step=f.next_step)
+                for f in error.faults
+            ]
+        else:
+            for path, fault in wrong:
+                what = fault.what.partition(": ")[2]
+                rest = {"expected": fault.expected, "got": fault.got, "next_step": fault.next_step}
+                faults.append(project.fault((*place, "parameters", *path), what, **rest))
+    try:
+        plugins.prompt_template(project.model["prompt_template"])
+    except InputError as error:
+        key = ("model", "prompt_template")
+        faults += [project.fault(key, f"{f.where}: {f.what}", next_step=f.next_step) for f in error.faults]
+    if faults:
+        raise ProjectError(faults)
+
+
+def _task(builder: Builder, stage: graph.Stage) -> dict[str, Any]:
+    basename, _, name = stage.name.partition(":")
+    needed = [builder.stages[need.stage] for need in stage.needs.values()]
+    task = {
+        "basename": basename,
+        "doc": stage.doc,
+        "actions": [(_make, [builder, stage.name])],
+        "uptodate": [(_is_fresh, [builder, stage.name])],
+        "file_dep": [f"{other.link}/{other.outputs[0]}" for other in needed],
+        "task_dep": [other.name for other in needed],
+        "targets": [f"{stage.link}/{name}" for name in (*stage.outputs, "artifact.json")],
+        "clean": [(_remove_link, [builder.root / stage.link])],
+        "verbosity": 2,
+        "io": {"capture": False},
+        "meta": {"tunemake_link": stage.link},
+    }
+    return task | ({"name": name} if name else {})
+
+
+def _is_fresh(task: Any, builder: Builder, name: str) -> bool:
+    try:
+        state = builder.state(name)
+    except InputError:
+        task.meta["why"] = None  # _make meets it again and tells it
+        return False
+    finally:
+        builder.store.digests.save()
+    task.meta |= {"why": state.reasons, "in_store": state.in_store}
+    return state.fresh
+
+
+def _make(task: Any, builder: Builder, name: str) -> TaskFailed | None:
+    # Called though fresh: doit was told to run always.
+    from tunemake.progress import Watch
+
+    anew = task.meta.get("why") == []
+    try:
+        with Watch(name) as watch:
+            record = builder.make(name, anew=anew, watch=watch)
+    except StoppedError as error:
+        raise SystemExit(error.exit_code) from None
+    except TunemakeError as error:
+        return TaskFailed(str(error))
+    task.meta["seconds"] = None if task.meta.get("in_store") and not anew else record["seconds"]
+    return None
+
+
+def _remove_link(link: Path) -> None:
+    if link.is_symlink():
+        link.unlink()
+
+
+class Checker(MD5Checker):  # type: ignore[misc]
+    """doit's own check of files, but a stage's files are left to the stage's check."""
+
+    def check_modified(self, file_path: str, file_stat: Any, state: Any) -> bool:
+        """Say whether a file differs from the state noted of it."""
+        return state is not True and bool(super().check_modified(file_path, file_stat, state))
+
+    def get_state(self, dep: str, current_state: Any) -> Any:
+        """Give the state to note of a file; None to keep what is noted."""
+        return None if current_state is True else super().get_state(dep, current_state)
+
+
+class Reporter(ConsoleReporter):  # type: ignore[misc]
+    """doit's console report, with the reason of each rebuild, the time that it took, and what came of it."""
+
+    desc = "console output with reasons and times"
+
+    def initialize(self, tasks: Mapping[str, Any], selected_tasks: Any) -> None:  # noqa: ARG002 - doit's
+        """Start counting."""
+        self._made: list[tuple[str, float]] = []
+        self._tasks = tasks
+
+    def execute_task(self, task: Any) -> None:
+        """Say that a task runs, and why."""
+        if "tunemake_link" not in (task.meta or {}):
+            super().execute_task(task)
+            return
+        why = task.meta.get("why")
+        told = "asked for" if why == [] else "; ".join(why or [])
+        if task.meta.get("in_store") and why:
+            told += " (made before)"
+        self.write(f".  {task.title()}: {told}\n")
+
+    def add_success(self, task: Any) -> None:
+        """Say how long it took."""
+        seconds = (task.meta or {}).get("seconds")
+        if seconds is not None:
+            self._made.append((task.name, seconds))
+            self.write(f"   {task.title()} made in {seconds:.1f} s\n")
+
+    def _write_failure(self, result: Mapping[str, Any], write_exception: bool = True) -> None:  # noqa: FBT001, FBT002
+        if "tunemake_link" in (result["task"].meta or {}) and isinstance(result["exception"], TaskFailed):
+            self.write(f"{result['exception'].message}\n")
+        else:
+            super()._write_failure(result, write_exception)
+
+    def complete_run(self) -> None:
+        """Sum up what was made."""
+        super().complete_run()
+        if not self._made:
+            return
+        whole = sum(seconds for _, seconds in self._made)
+        self.write(f"made {len(self._made)} in {whole:.1f} s: ")
+        self.write(", ".join(f"{name} {seconds:.1f}" for name, seconds in self._made) + "\n")
+        if not self.failures and any(name in {"merge", "evaluate"} for name, _ in self._made):
+            self.write(_result(self._tasks))
+
+
+def _result(tasks: Mapping[str, Any]) -> str:
+    links = {name: task.meta["tunemake_link"] for name, task in tasks.items() if task.meta}
+    told = ""
+    scores = Path(links.get("evaluate", "-")) / "scores.json"
+    if scores.exists():
+        told += "\n" + score_table(json.loads(scores.read_text("utf-8")))
+    merged = links.get("merge")
+    if merged and Path(merged).exists():
+        told += f"\nmerged model: {merged}\ntalk to it:   tunemake chat {merged}\n"
+    return told
+
+
+def score_table(scores: Mapping[str, Any]) -> str:
+    """Give the scores of base and merged model as a plain table."""
+    rows = [("", "base", "merged", "prompts")]
+    for name, kind in (("identity rate", "identity"), ("leak rate", "unrelated")):
+        rates = [scores[model][name.replace(" ", "_")] for model in ("base", "merged")]
+        told = ["-" if rate is None else f"{rate:.2f}" for rate in rates]
+        rows.append((name, told[0], told[1], str(scores["prompts"][kind])))
+    return "".join(f"{a:<14}{b:>8}{c:>8}{d:>9}\n" for a, b, c, d in rows)
+
+
+DOIT_CONFIG = {
+    "backend": "tunemake",
+    "check_file_uptodate": Checker,
+    "reporter": Reporter,
+    "verbosity": 2,
+}

@@ -1,0 +1,204 @@
+"""What is rebuilt after a change, and what is not; on a tiny model that the real XTuner really trained."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.train
+
+EVERYTHING = ["dataset:identity", "base", "config", "data", "train", "adapter", "merge", "evaluate"]
+
+
+def test_a_second_build_does_nothing_and_imports_nothing_heavy(built):
+    assert built.built().ran == []
+    done = built.run("python", "-X", "importtime", "-m", "doit")
+    assert done.code == 0
+    loaded = {line.rpartition("|")[2].strip() for line in done.err.splitlines() if line.startswith("import time:")}
+    assert "tunemake.tasks" in loaded
+    assert not loaded & {"torch", "transformers", "xtuner", "datasets", "jsonschema", "numpy", "rich", "jinja2"}
+
+
+def test_the_build_made_everything_and_recorded_it(built):
+    record = built.record("default/train")
+    assert record["parameters"]["lr"] == 1e-3
+    assert record["facts"]["iterations"] == 4
+    assert record["environment"]["xtuner"] == "0.2.0"
+    assert record["seconds"] > 0
+    log = [json.loads(line) for line in (built.root / "build" / "log.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in log] == EVERYTHING
+    assert (built.root / "build/default/train/last_checkpoint").read_text() == "iter_4.pth"
+    assert (built.root / "build/default/merged/config.json").exists()
+
+
+def test_a_changed_learning_rate_keeps_data_and_base(built):
+    built.edit("lr = 1e-3", "lr = 2e-3")
+    done = built.built()
+    assert done.ran == ["config", "train", "adapter", "merge", "evaluate"]
+    assert "train.lr: 0.001 → 0.002" in done.why("train")
+    assert built.built().ran == []
+    # and back: the artifacts of the old setting are still there
+    built.edit("lr = 2e-3", "lr = 1e-3")
+    back = built.built()
+    assert "made in" not in back.out
+    assert "(made before)" in back.why("train")
+
+
+def test_only_evaluate_depends_on_its_prompts(built):
+    built.edit('["count to three for me"]', '["count to four for me"]')
+    done = built.built()
+    assert done.ran == ["evaluate"]
+    assert "evaluate.unrelated" in done.why("evaluate")
+
+
+def test_what_only_decides_how_training_runs_changes_the_config_alone(built):
+    built.edit("every = 2, keep = 2", "every = 3, keep = 2")
+    assert built.built().ran == ["config"]
+
+
+def test_regenerated_but_equal_data_stops_the_wave(built):
+    assert built.doit("forget", "dataset:identity").code == 0
+    assert built.built().ran == ["dataset:identity"]
+
+
+def test_a_changed_name_rebuilds_data_and_what_follows(built):
+    built.edit('author = "a tester"', 'author = "somebody"')
+    done = built.built()
+    assert done.ran == ["dataset:identity", "data", "train", "adapter", "merge", "evaluate"]
+    assert 'datasets.identity.parameters.author: "a tester" → "somebody"' in done.why("dataset:identity")
+    assert "data/train.json changed" in done.why("train")
+
+
+def test_a_base_model_edited_in_place_is_seen(built):
+    built.edit('"max_position_embeddings": 256', '"max_position_embeddings": 255', "models/tiny/config.json")
+    done = built.built()
+    assert "models/tiny/config.json changed" in done.why("base")
+    assert "train" in done.ran
+
+
+@pytest.mark.parametrize("damage", ["lost", "cut", "garbage"])
+def test_doits_own_notes_may_be_lost_or_damaged(built, damage):
+    notes = built.root / ".doit.db.tunemake"
+    notes.write_text("" if damage == "cut" else "\0garbage")
+    if damage == "lost":
+        notes.unlink()
+    assert built.built().ran == []
+
+
+def test_the_digest_cache_may_be_lost(built):
+    shutil.rmtree(built.root / "build" / ".cache")
+    assert built.built().ran == []
+
+
+def test_an_output_changed_by_hand_is_kept_and_made_anew(built):
+    config = built.root / "build/default/config/train.py"
+    config.chmod(0o644)
+    config.write_text("# mine\n")
+    done = built.built()
+    assert done.ran == ["config"]
+    assert "build/default/config/train.py was changed by hand" in done.why("config")
+    assert config.read_text() != "# mine\n"
+    kept = list((built.root / "build" / ".edited").rglob("train.py.edited-*"))
+    assert [path.read_text() for path in kept] == ["# mine\n"]
+    assert str(kept[0].relative_to(built.root)) in done.told()
+
+
+def test_a_deleted_output_in_the_middle_is_made_anew(built):
+    (built.root / "build/default/data/train.json").unlink()
+    done = built.built()
+    assert done.ran == ["data"]
+    assert "train.json is gone" in done.why("data")
+
+
+def test_clean_removes_links_and_forget_makes_anew(built):
+    assert built.doit("clean", "train").code == 0
+    assert not (built.root / "build/default/train").exists()
+    done = built.built("train")
+    assert done.ran == ["train"]
+    assert "made in" not in done.out
+    assert built.doit("forget", "adapter").code == 0
+    again = built.built()
+    assert again.ran == ["adapter"]
+    assert "forgotten on request" in again.why("adapter")
+
+
+def test_doits_own_commands_show_the_graph(built):
+    listed = built.doit("list", "--all", "--deps").out
+    assert "build/default/data/train.json" in listed
+    info = built.doit("info", "merge").out
+    assert "up-to-date" in info
+    assert "build/default/merged/config.json" in info
+
+
+def test_always_and_single_keep_their_meaning(built):
+    assert built.built("-a", "-s", "config").ran == ["config"]
+    built.edit("lr = 1e-3", "lr = 2e-3")
+    assert built.built("-s", "config").ran == ["config"]
+
+
+def test_two_processes(built):
+    built.edit("lr = 1e-3", "lr = 2e-3")
+    done = built.built("-n", "2")
+    assert sorted(done.ran) == ["adapter", "config", "evaluate", "merge", "train"]
+
+
+def test_a_dataset_of_the_projects_own_file(built):
+    built.write(
+        "my_data.py",
+        '''
+        """Two samples of my own."""
+
+        class MyData:
+            summary = "mine"
+            version = "1"
+            parameters = {"type": "object", "additionalProperties": False, "properties": {}}
+
+            def samples(self, parameters, context):
+                for number in range(8):
+                    question = {"role": "user", "content": f"q{number}"}
+                    yield {"messages": [question, {"role": "assistant", "content": "Xiaomu"}]}
+        ''',
+    )
+    built.edit('[project]\n', 'plugins = ["my_data.py"]\n\n[project]\n')
+    built.edit("[data]", '[datasets.mine]\ngenerator = "my_data"\n\n[data]')
+    assert built.built("data").ran == ["dataset:mine", "data"]
+    samples = json.loads((built.root / "build/default/datasets/mine/samples.json").read_text())
+    assert len(samples) == 8
+    built.edit('range(8)', 'range(9)', "my_data.py")
+    done = built.built("data")
+    assert "my_data.py code changed" in done.why("dataset:mine")
+
+
+def test_the_rendered_config_runs_by_hand(built):
+    done = built.run("tunemake", "xtuner", "train", "build/default/config/train.py", "--work-dir", "by-hand")
+    assert done.code == 0, done.told()
+    assert (built.root / "by-hand" / "iter_4.pth").exists()
+    by_hand = [json.loads(line)["loss"] for line in (built.root / "by-hand/metrics.jsonl").read_text().splitlines()]
+    ours = [json.loads(line)["loss"] for line in (built.root / "build/default/train/metrics.jsonl").read_text().splitlines()]
+    assert by_hand == ours
+
+
+def test_training_and_chat_see_the_same_token_ids(built):
+    """XTuner's training ids are those of the merged model's chat template, with bos where it belongs and once."""
+    code = """
+import json, sys
+from tunemake.engines.xtuner_process import install_cures
+install_cures()
+from mmengine.config import Config
+from xtuner.registry import BUILDER
+from transformers import AutoTokenizer
+config = Config.fromfile("build/default/config/train.py")
+trained = BUILDER.build(config.train_dataset)
+tokenizer = AutoTokenizer.from_pretrained("build/default/merged")
+samples = json.load(open("build/default/data/train.json"))
+for row, sample in zip(trained, samples, strict=True):
+    assert row["input_ids"] == tokenizer.apply_chat_template(sample["messages"])[: len(row["input_ids"])]
+    answer = [i for i, label in zip(row["input_ids"], row["labels"]) if label >= 0]
+    assert tokenizer.decode(answer) == sample["messages"][-1]["content"] + "<|im_end|>"
+print("same", len(samples))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=built.root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "same 22" in done.stdout

@@ -1,0 +1,27 @@
+"""Runs all that must hold: style, types, tests. Stops at the first that does not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+STEPS = (
+    ("ruff", "check"),
+    ("ruff", "format", "--check"),
+    ("mypy",),
+    ("pytest", "-n", "2", "--dist", "worksteal"),
+)
+
+
+def main() -> int:
+    """Give the exit code of the first step that fails, or 0."""
+    for step in STEPS:
+        print("$", *step, flush=True)
+        code = subprocess.run([sys.executable, "-m", *step], check=False).returncode
+        if code:
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

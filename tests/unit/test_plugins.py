@@ -1,0 +1,150 @@
+import sys
+
+import pytest
+
+from tunemake.digests import Digests
+from tunemake.faults import PluginError
+from tunemake.plugins import DATASETS, PROMPTS, Plugins
+
+GOOD = '''
+"""A stranger's generator."""
+from pathlib import Path
+
+class Lines:
+    summary = "one sample a line"
+    version = "1"
+    parameters = {"type": "object", "properties": {"file": {"type": "string"}}, "additionalProperties": False}
+
+    def inputs(self, parameters):
+        return [Path(parameters["file"])]
+
+    def samples(self, parameters, context):
+        for line in (context.root / parameters["file"]).read_text().splitlines():
+            yield {"messages": [{"role": "user", "content": line}, {"role": "assistant", "content": line}]}
+
+class Asks(Lines):
+    needs = ("base",)
+'''
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Install distributions the way importlib.metadata sees them: modules and .dist-info folders on the path."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(str(site))
+
+    def add(distribution, module, code, **entries):
+        (site / f"{module}.py").write_text(code)
+        info = site / f"{distribution}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+        text = "".join(f"[{group.replace('__', '.')}]\n{line}\n" for group, line in entries.items())
+        (info / "entry_points.txt").write_text(text)
+        sys.modules.pop(module, None)
+
+    yield add
+    for name in ("stranger_a", "stranger_b"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def plugins(tmp_path):
+    return Plugins(tmp_path, [], Digests(tmp_path / "digests.json"))
+
+
+def test_the_built_ins_come_by_the_same_door(plugins):
+    assert {"self_cognition", "replay"} <= set(plugins.names(DATASETS))
+    assert plugins.get(DATASETS, "replay").origin.startswith("tunemake ")
+
+
+def test_listing_imports_nothing(install, plugins):
+    install("stranger", "stranger_a", "raise RuntimeError('imported')", tunemake__datasets="lines = stranger_a:Lines")
+    assert "lines" in plugins.names(DATASETS)
+    assert "stranger_a" not in sys.modules
+
+
+def test_a_generators_facts_are_known_without_a_second_import(install, plugins):
+    install("stranger", "stranger_a", GOOD, tunemake__datasets="lines = stranger_a:Lines\nasks = stranger_a:Asks")
+    assert (plugins.facts("lines").needs_base, plugins.facts("lines").reads_files) == (False, True)
+    assert plugins.facts("asks").needs_base
+    assert plugins.parameter_faults("lines", {"file": "a"}) == []
+    del sys.modules["stranger_a"]
+    plugins.facts("lines")
+    assert plugins.parameter_faults("lines", {"file": "a"}) == []
+    assert "stranger_a" not in sys.modules
+
+
+def test_inputs_are_files_of_the_project(install, plugins, tmp_path):
+    install("stranger", "stranger_a", GOOD, tunemake__datasets="lines = stranger_a:Lines")
+    assert plugins.inputs("lines", {"file": "q.txt"}) == [tmp_path / "q.txt"]
+
+
+def test_wrong_parameters_are_told_with_their_path(install, plugins):
+    install("stranger", "stranger_a", GOOD, tunemake__datasets="lines = stranger_a:Lines")
+    ((path, fault),) = plugins.parameter_faults("lines", {"fil": "a"})
+    assert path == ("fil",)
+    assert 'did you mean "file"?' in str(fault)
+
+
+def test_an_unknown_name_proposes_a_close_one(plugins):
+    with pytest.raises(PluginError, match='self_cognitio: no such dataset generator; did you mean "self_cognition"'):
+        plugins.get(DATASETS, "self_cognitio")
+
+
+def test_two_distributions_of_one_name_are_both_named(install, plugins):
+    install("one", "stranger_a", GOOD, tunemake__datasets="lines = stranger_a:Lines")
+    install("two", "stranger_b", GOOD, tunemake__datasets="lines = stranger_b:Lines")
+    with pytest.raises(PluginError, match=r"lines: two dataset generators of this name: (one|two) 1\.0 and (one|two) 1\.0"):
+        plugins.get(DATASETS, "lines")
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import nothing_of_this_name", r"lines \(stranger 1\.0\): cannot be imported: ModuleNotFoundError"),
+        ("x = 1 /", r"cannot be imported: SyntaxError"),
+        ("class Other: pass", r"cannot be imported: AttributeError"),
+        ("class Lines: pass", r"summary: missing.*\n.*version: missing.*\n.*samples: missing.*\n.*parameters: missing"),
+        (GOOD.replace('"type": "object"', '"type": "text"'), r"type.*expected a JSON Schema of draft 2020-12"),
+    ],
+)
+def test_a_broken_plugin_is_named_with_its_distribution_and_the_cause(install, plugins, code, message):
+    install("stranger", "stranger_a", code, tunemake__datasets="lines = stranger_a:Lines")
+    with pytest.raises(PluginError, match=message):
+        plugins.generator("lines")
+
+
+def test_a_prompt_template_is_checked_and_filled_in(install, plugins):
+    code = 'good = {"summary": "s", "instruction": "Q {input}"}\nbad = {"summary": "s", "instruction": "Q", "x": 1}'
+    entries = "good = stranger_a:good\nbad = stranger_a:bad"
+    install("stranger", "stranger_a", code, tunemake__prompts=entries)
+    assert plugins.prompt_template("good")["separator"] == ""
+    with pytest.raises(PluginError) as caught:
+        plugins.prompt_template("bad")
+    assert [fault.what for fault in caught.value.faults] == [
+        "instruction: expected the field {input}", "x: unknown key",
+    ]  # fmt: skip
+
+
+def test_code_digests_change_with_the_code(install, plugins, tmp_path):
+    install("stranger", "stranger_a", GOOD, tunemake__datasets="lines = stranger_a:Lines")
+    before = plugins.code_digests(plugins.get(DATASETS, "lines"))
+    assert list(before) == ["stranger_a.py"]
+    (tmp_path / "site" / "stranger_a.py").write_text(GOOD + "\n# changed\n")
+    assert plugins.code_digests(plugins.get(DATASETS, "lines")) != before
+
+
+def test_a_file_of_the_projects_own(tmp_path):
+    (tmp_path / "mine.py").write_text(GOOD + '\nmy_prompt = {"summary": "s", "instruction": "{input}"}\n')
+    plugins = Plugins(tmp_path, ["mine.py"], Digests(tmp_path / "d.json"))
+    assert plugins.generator("lines").version == "1"
+    assert plugins.get(DATASETS, "asks").origin == "mine.py"
+    assert plugins.get(PROMPTS, "my_prompt").file == tmp_path / "mine.py"
+
+
+def test_a_file_of_the_projects_own_that_is_missing_or_broken(tmp_path):
+    (tmp_path / "broken.py").write_text("1 / 0")
+    for name, message in (("none.py", "none.py not found"), ("broken.py", "cannot be imported: ZeroDivisionError")):
+        with pytest.raises(Exception, match=message):
+            Plugins(tmp_path, [name], Digests(tmp_path / "d.json")).names(DATASETS)

@@ -1,0 +1,47 @@
+from dataclasses import asdict
+
+from tunemake.staleness import Decides, reasons
+
+
+def record_of(decides):
+    told = asdict(decides)
+    told["stage_version"] = told.pop("version")
+    return told
+
+
+BASE = Decides("train", 1, {"lr": 2e-4, "lora": {"r": 8}}, {"data/train.json": "a"}, {"q.txt": "b"}, {"p.py": "c"})
+
+
+def test_equal_is_fresh():
+    assert reasons(record_of(BASE), BASE) == []
+
+
+def test_a_changed_value_is_named_with_old_and_new():
+    now = Decides("train", 1, {"lr": 1e-4, "lora": {"r": 16}}, BASE.inputs, BASE.sources, BASE.code)
+    titles = {"lr": "train.lr", "lora": "train.lora"}
+    assert reasons(record_of(BASE), now, titles) == ["train.lr: 0.0002 → 0.0001", "train.lora.r: 8 → 16"]
+
+
+def test_files_that_changed_came_or_went_are_named():
+    now = Decides("train", 1, BASE.parameters, {"data/train.json": "z"}, {"new.txt": "b"}, {"p.py": "d"})
+    assert reasons(record_of(BASE), now) == [
+        "data/train.json changed", "new.txt is new", "q.txt is gone", "p.py code changed",
+    ]  # fmt: skip
+
+
+def test_nothing_recorded_and_a_new_version():
+    assert reasons(None, BASE) == ["not built yet"]
+    now = Decides("train", 2, BASE.parameters, BASE.inputs, BASE.sources, BASE.code)
+    assert reasons(record_of(BASE), now) == ["tunemake makes train differently: version 1 → 2"]
+
+
+def test_the_fingerprint_depends_on_each_part():
+    others = [
+        Decides("merge", 1, BASE.parameters, BASE.inputs, BASE.sources, BASE.code),
+        Decides("train", 2, BASE.parameters, BASE.inputs, BASE.sources, BASE.code),
+        Decides("train", 1, {}, BASE.inputs, BASE.sources, BASE.code),
+        Decides("train", 1, BASE.parameters, {}, BASE.sources, BASE.code),
+        Decides("train", 1, BASE.parameters, BASE.inputs, {}, BASE.code),
+        Decides("train", 1, BASE.parameters, BASE.inputs, BASE.sources, {}),
+    ]
+    assert len({other.fingerprint for other in [BASE, *others]}) == 7
