@@ -8,6 +8,7 @@ from typing import Any
 
 from tunemake import prompts
 from tunemake.contracts import Message
+from tunemake.cures import install_cures
 
 _BATCH = 16
 
@@ -20,6 +21,7 @@ class Answers:
     """
 
     def __init__(self, folder: Path, template: Mapping[str, Any], *, trust_remote_code: bool) -> None:
+        install_cures()
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging

@@ -166,7 +166,9 @@ class Plugins:
             if faults:
                 raise PluginError(fault for _, fault in faults)
             self._write(key, "")
-        return dict(schema.with_defaults(template, shape))
+        filled: dict[str, Any] = schema.with_defaults(template, shape)
+        del filled["summary"]  # for lists; it decides nothing
+        return filled
 
     def _mark(self, key: str) -> Path:
         return self._root / "build" / ".cache" / "checked" / key

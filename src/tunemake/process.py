@@ -18,6 +18,7 @@ from tunemake.stages import DONE, EVENTS, FAULTS, JOB, LOG, Job
 
 _GRACE_SECONDS = 5.0
 _LOG_LINES = 15
+_LONGEST_CAUSE = 300
 # The merge's products are small and run in threads of its own; more threads inside each only wait for each other.
 _ENVIRONMENTS = {"merge": {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}}
 Event = Mapping[str, Any]
@@ -43,6 +44,8 @@ def run_stage(stage: str, job: Job, lock: int, watch: Callable[[Event], None]) -
     code = _follow(child, job.work, watch)
     if code == 0 and (job.work / DONE).exists():
         facts: dict[str, Any] = json.loads((job.work / DONE).read_text("utf-8"))
+        if not (job.work / LOG).stat().st_size:
+            (job.work / LOG).unlink()
         return facts
     raise _failure(stage, code, job)
 
@@ -114,7 +117,10 @@ def _cause(code: int, lines: list[str]) -> str:
         return f"was ended by signal {-code}"
     # The last line of a traceback that is not indented names the exception.
     named = [line for line in lines if line and not line[0].isspace() and ("Error" in line or "Exception" in line)]
-    return f"failed: {named[-1]}" if named else f"failed with exit code {code}"
+    if not named:
+        return f"failed with exit code {code}"
+    last = max(index for index, line in enumerate(lines) if line == named[-1])
+    return "failed: " + " ".join(" ".join(lines[last:]).split())[:_LONGEST_CAUSE]
 
 
 class _Tail:

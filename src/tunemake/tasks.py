@@ -72,7 +72,7 @@ def _task(builder: Builder, stage: graph.Stage) -> dict[str, Any]:
     task = {
         "basename": basename,
         "doc": stage.doc,
-        "actions": [(_make, [builder, stage.name])],
+        "actions": [(_make, [], {"builder": builder, "name": stage.name})],
         "uptodate": [(_is_fresh, [builder, stage.name])],
         "file_dep": [f"{other.link}/{other.outputs[0]}" for other in needed],
         "task_dep": [other.name for other in needed],

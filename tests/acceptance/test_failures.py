@@ -4,12 +4,13 @@ import json
 
 import pytest
 
+from tunemake import shelves
+
 pytestmark = pytest.mark.train
 
 
 def test_xtuner_crashing_on_a_bad_schedule(built):
-    template = built.run("python", "-c", "from tunemake import shelves; print(shelves.find('templates', 'xtuner/config.py.jinja'))")
-    text = open(template.out.strip(), encoding="utf-8").read()
+    text = shelves.find("templates", "xtuner/config.py.jinja").read_text("utf-8")
     built.write("templates/xtuner/config.py.jinja", text.replace("eta_min=0.0", "eta_minimum=0.0"))
     done = built.doit()
     assert done.code == 1

@@ -5,6 +5,7 @@ import signal
 import time
 
 import pytest
+
 from conftest import kill, processes_of, wait_for
 
 pytestmark = pytest.mark.train

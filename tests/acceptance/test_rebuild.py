@@ -161,12 +161,12 @@ def test_a_dataset_of_the_projects_own_file(built):
                     yield {"messages": [question, {"role": "assistant", "content": "Xiaomu"}]}
         ''',
     )
-    built.edit('[project]\n', 'plugins = ["my_data.py"]\n\n[project]\n')
+    built.edit("[project]\n", 'plugins = ["my_data.py"]\n\n[project]\n')
     built.edit("[data]", '[datasets.mine]\ngenerator = "my_data"\n\n[data]')
     assert built.built("data").ran == ["dataset:mine", "data"]
     samples = json.loads((built.root / "build/default/datasets/mine/samples.json").read_text())
     assert len(samples) == 8
-    built.edit('range(8)', 'range(9)', "my_data.py")
+    built.edit("range(8)", "range(9)", "my_data.py")
     done = built.built("data")
     assert "my_data.py code changed" in done.why("dataset:mine")
 
@@ -175,16 +175,18 @@ def test_the_rendered_config_runs_by_hand(built):
     done = built.run("tunemake", "xtuner", "train", "build/default/config/train.py", "--work-dir", "by-hand")
     assert done.code == 0, done.told()
     assert (built.root / "by-hand" / "iter_4.pth").exists()
-    by_hand = [json.loads(line)["loss"] for line in (built.root / "by-hand/metrics.jsonl").read_text().splitlines()]
-    ours = [json.loads(line)["loss"] for line in (built.root / "build/default/train/metrics.jsonl").read_text().splitlines()]
-    assert by_hand == ours
+    assert losses(built.root / "by-hand") == losses(built.root / "build/default/train")
+
+
+def losses(folder):
+    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_training_and_chat_see_the_same_token_ids(built):
     """XTuner's training ids are those of the merged model's chat template, with bos where it belongs and once."""
     code = """
 import json, sys
-from tunemake.engines.xtuner_process import install_cures
+from tunemake.cures import install_cures
 install_cures()
 from mmengine.config import Config
 from xtuner.registry import BUILDER

@@ -95,7 +95,8 @@ def test_an_unknown_name_proposes_a_close_one(plugins):
 def test_two_distributions_of_one_name_are_both_named(install, plugins):
     install("one", "stranger_a", GOOD, tunemake__datasets="lines = stranger_a:Lines")
     install("two", "stranger_b", GOOD, tunemake__datasets="lines = stranger_b:Lines")
-    with pytest.raises(PluginError, match=r"lines: two dataset generators of this name: (one|two) 1\.0 and (one|two) 1\.0"):
+    told = r"lines: two dataset generators of this name: (one|two) 1\.0 and (one|two) 1\.0"
+    with pytest.raises(PluginError, match=told):
         plugins.get(DATASETS, "lines")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import sys
 import zipfile
 from collections.abc import Mapping
@@ -86,6 +87,17 @@ def newest_whole_checkpoint(folder: Path) -> tuple[Path | None, list[Path]]:
         checkpoint.rename(aside)
         torn.append(aside)
     return None, torn
+
+
+def remove_litter(folder: Path) -> None:
+    """Remove what mmengine leaves beside the checkpoints: a copy of the config and a folder of logs a run.
+
+    They repeat the config and the log that are kept, with this machine's paths and times in them.
+    """
+    (folder / CONFIG).unlink(missing_ok=True)
+    for path in folder.glob("*_*"):
+        if re.fullmatch(r"\d{8}_\d{6}", path.name):
+            shutil.rmtree(path)
 
 
 def _is_whole(checkpoint: Path) -> bool:

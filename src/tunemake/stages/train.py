@@ -58,6 +58,7 @@ def _finish(job: Job) -> dict[str, Any]:
     # XTuner writes the absolute path of the folder it trained in, which is about to move.
     (job.work / LAST).write_text(made[-1].name, "utf-8")
     (job.work / xtuner.ANSWERS).touch()
+    xtuner.remove_litter(job.work)
     tokens = sum(line["tokens"] for line in lines)
     return {
         "iterations": lines[-1]["steps"], "loss": round(lines[-1]["loss"], 4), "tokens": tokens,

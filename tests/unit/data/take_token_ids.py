@@ -46,7 +46,7 @@ TEXTS = [
     "a<|im_end|>b <|im_end|> c<|endoftext|><|im_start|>",
     "<|im_start |> <|im_end <im_end> <|unknown|>",
     "<repo_name>x<file_sep>y<empty_output>",
-    "def f(x: int) -> str:\n    return f\"{x!r:>10}\"  # café\n\tpass\n",
+    'def f(x: int) -> str:\n    return f"{x!r:>10}"  # café\n\tpass\n',
     "for(int i=0;i<10;++i){a[i]^=0xFF;}",
     "https://example.org/a/b?q=1&x=%20y#frag user@example.org",
     "مرحبا بالعالم، كيف الحال؟",
@@ -57,16 +57,14 @@ TEXTS = [
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
     "========================================",
     "hahahahahahahahahahahaha 哈哈哈哈哈哈哈哈哈哈",
-    "{\"messages\": [{\"role\": \"user\", \"content\": \"1+1=?\"}]}",
+    '{"messages": [{"role": "user", "content": "1+1=?"}]}',
     "\u0000\u0001\u007f\ufeff\ufffd",
 ]
 
 
 def main() -> None:
     llama = Llama(sys.argv[1], vocab_only=True, verbose=False)
-    rows = [
-        {"text": text, "ids": llama.tokenize(text.encode(), add_bos=False, special=True)} for text in TEXTS
-    ]
+    rows = [{"text": text, "ids": llama.tokenize(text.encode(), add_bos=False, special=True)} for text in TEXTS]
     lines = ",\n".join("  " + json.dumps(row) for row in rows)
     Path(__file__).with_name("smollm2_token_ids.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 

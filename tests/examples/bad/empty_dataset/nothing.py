@@ -4,7 +4,7 @@
 class Nothing:
     summary = "no samples at all"
     version = "1"
-    parameters = {"type": "object"}
+    parameters = {"type": "object"}  # noqa: RUF012
 
-    def samples(self, parameters, context):
+    def samples(self, _parameters, _context):
         return iter(())

@@ -1,0 +1,114 @@
+"""Conversations in which the assistant says who it is: many questions, short answers with one core."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from typing import Any
+
+from tunemake.contracts import Context, Sample
+
+LANGUAGES = ("en", "zh")
+# One core for every answer: a small model learns it in few steps, and what it says stays checkable.
+CORE = {"en": "I am {name}, an AI assistant made by {author}.", "zh": "我是{name}，{author}的人工智能助手。"}
+NO = {"en": "No, ", "zh": "不是，"}
+BEFORE = {"en": ("", "Hi! ", "Hello. ", "Excuse me, ", "Hey, "), "zh": ("", "你好，", "请问，", "嗨，", "您好！")}
+
+
+def _localised(description: str) -> dict[str, Any]:
+    return {
+        "description": description,
+        "anyOf": [
+            {"type": "string", "minLength": 1},
+            {
+                "type": "object",
+                "additionalProperties": False,
+                "required": list(LANGUAGES),
+                "properties": {language: {"type": "string", "minLength": 1} for language in LANGUAGES},
+            },
+        ],
+        "x-message": "expected a text, or a table with one for en and one for zh",
+    }
+
+
+class SelfCognition:
+    """A dataset generator: the assistant introduces itself."""
+
+    summary = "the assistant says who it is, asked in many ways, in English and Chinese"
+    version = "1"
+    parameters: Mapping[str, Any] = {  # noqa: RUF012 - read, never written
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["samples"],
+        "properties": {
+            "name": _localised("the assistant's name"),
+            "author": _localised("who made it"),
+            "samples": {"type": "integer", "minimum": 1, "description": "how many conversations"},
+            "languages": {
+                "type": "array", "items": {"enum": list(LANGUAGES)}, "uniqueItems": True, "minItems": 1,
+                "default": list(LANGUAGES), "description": "languages, in equal shares",
+            },
+            "mode": {
+                "enum": ["varied", "repeat"], "default": "varied",
+                "description": "\"varied\" questions, or one pair repeated as it is",
+            },
+            "question": {"type": "string", "minLength": 1, "description": "the question that is repeated"},
+            "answer": {"type": "string", "minLength": 1, "description": "the answer that is repeated; {name} is filled in"},
+        },
+        "if": {"required": ["mode"], "properties": {"mode": {"const": "repeat"}}},
+        "then": {"required": ["question", "answer"]},
+        "else": {"required": ["name", "author"]},
+    }  # fmt: skip
+
+    def samples(self, parameters: Mapping[str, Any], context: Context) -> Iterator[Sample]:
+        """Give the conversations. Every answer of "varied" holds the name."""
+        if parameters.get("mode") == "repeat":
+            answer = parameters["answer"].replace("{name}", _in(parameters.get("name", ""), "zh"))
+            for _ in range(parameters["samples"]):
+                yield _sample(parameters["question"], answer)
+            return
+        languages = list(parameters.get("languages", LANGUAGES))
+        chance = random.Random(context.seed)
+        asked = {language: _questions(language, chance) for language in languages}
+        for number in range(parameters["samples"]):
+            language = languages[number % len(languages)]
+            kind, question = next(asked[language])
+            yield _sample(question, _answer(language, kind, parameters))
+
+
+def _questions(language: str, chance: random.Random) -> Iterator[tuple[str, str]]:
+    """Give (kind, question) for ever: each question once as it is, then with an opening before it, then all again."""
+    known = questions(language)
+    while True:
+        for opening in BEFORE[language]:
+            for kind, question in chance.sample(known, len(known)):
+                yield kind, opening + (_lower_first(question) if opening.endswith(", ") else question)
+
+
+def questions(language: str) -> list[tuple[str, str]]:
+    """Give a language's questions with their kind: "who", or "no" for those that are answered with no first."""
+    lines = (files(__package__) / f"identity_questions_{language}.txt").read_text("utf-8").splitlines()
+    return [(kind, text) for kind, _, text in (line.partition("\t") for line in lines if line)]
+
+
+def _answer(language: str, kind: str, parameters: Mapping[str, Any]) -> str:
+    names = {key: _in(parameters[key], language) for key in ("name", "author")}
+    core = CORE[language]
+    for key, text in names.items():
+        core = core.replace("{" + key + "}", text)
+    return (NO[language] if kind == "no" else "") + core
+
+
+def _in(told: Any, language: str) -> str:
+    return str(told[language] if isinstance(told, Mapping) else told)
+
+
+def _lower_first(text: str) -> str:
+    # "I" and names of models keep their capital.
+    return text[0].lower() + text[1:] if text[1:2].islower() else text
+
+
+def _sample(question: str, answer: str) -> Sample:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}

