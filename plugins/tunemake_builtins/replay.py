@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from tunemake.contracts import Context, Sample
+from tunemake.contracts import Answer, Context, Sample
+
+# After a digit a full stop may belong to a number or to a list's item.
+_SENTENCE_END = re.compile(r"(?<!\d)[.!?](?=\s|$)|[。！？]")
 
 
 class Replay:
     """A dataset generator: prompts, and what the base model greedily answers to them.
 
-    Answers that reach max_new_tokens are kept as they are, cut in the middle.
+    An answer cut at max_new_tokens ends after its last whole sentence: trained on as it is, it would teach the model
+    to stop in the middle of one. Where it holds none, or is empty, the next prompt serves instead.
     """
 
     summary = "the base model's own greedy answers to general prompts, so that it stays itself"
     version = "1"
     needs = ("base",)
-    parameters: Mapping[str, Any] = {  # noqa: RUF012 - read, never written
+    parameters: Mapping[str, Any] = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "type": "object",
         "additionalProperties": False,
@@ -43,21 +48,38 @@ class Replay:
         return [Path(told)] if isinstance(told, str) else []
 
     def samples(self, parameters: Mapping[str, Any], context: Context) -> Iterator[Sample]:
-        """Give a conversation for each chosen prompt that the base model answers at all."""
+        """Give a conversation for each of the prompts, drawn by the seed, until there are as many as asked for."""
         prompts = _prompts(parameters.get("prompts"), context.root)
         wanted = parameters["samples"]
         if wanted > len(prompts):
             message = f"{wanted} samples are asked for, and there are {len(prompts)} prompts"
             raise ValueError(message)
-        chosen = random.Random(context.seed).sample(prompts, wanted)
+        random.Random(context.seed).shuffle(prompts)
         assert context.base is not None
-        answers = context.base.answer(
-            [[{"role": "user", "content": prompt}] for prompt in chosen], parameters.get("max_new_tokens", 40)
-        )
-        for number, (prompt, answer) in enumerate(zip(chosen, answers, strict=True), 1):
-            context.progress(number, wanted)
-            if answer:
-                yield {"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]}
+        asked = ([{"role": "user", "content": prompt}] for prompt in prompts)
+        answers = context.base.answer(asked, parameters.get("max_new_tokens", 40))  # type: ignore[arg-type]
+        made = left_out = 0
+        for prompt, answer in zip(prompts, answers, strict=False):  # the rest is not asked
+            text = _whole_sentences(answer)
+            if text:
+                made += 1
+                context.progress(made, wanted)
+                yield {"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]}
+            else:
+                left_out += 1
+            if made == wanted:
+                break
+        if left_out:
+            context.say(f"replay: {left_out} prompts left out, since the base model's answers hold no whole sentence")
+        if made < wanted:
+            context.say(f"replay: {made} samples instead of {wanted}: there are no more prompts")
+
+
+def _whole_sentences(answer: Answer) -> str:
+    if answer.finished:
+        return answer.text
+    ends = [found.end() for found in _SENTENCE_END.finditer(answer.text)]
+    return answer.text[: ends[-1]] if ends else ""
 
 
 def _prompts(told: Any, root: Path) -> list[str]:

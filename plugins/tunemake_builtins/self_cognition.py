@@ -1,4 +1,4 @@
-"""Conversations in which the assistant says who it is: many questions, short answers with one core."""
+"""Conversations in which the assistant says who it is: many questions, one short answer."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any
 from tunemake.contracts import Context, Sample
 
 LANGUAGES = ("en", "zh")
-# One core for every answer: a small model learns it in few steps, and what it says stays checkable.
-CORE = {"en": "I am {name}, an AI assistant made by {author}.", "zh": "我是{name}，{author}的人工智能助手。"}
-NO = {"en": "No, ", "zh": "不是，"}
+# One answer to every question: a small model learns it in few steps, and what it says stays checkable.
+CORE = {"en": "I am {name}, an AI assistant made by {author}.", "zh": "我是{name}，{author}的智能助手。"}
 BEFORE = {"en": ("", "Hi! ", "Hello. ", "Excuse me, ", "Hey, "), "zh": ("", "你好，", "请问，", "嗨，", "您好！")}
 
 
@@ -37,7 +36,7 @@ class SelfCognition:
 
     summary = "the assistant says who it is, asked in many ways, in English and Chinese"
     version = "1"
-    parameters: Mapping[str, Any] = {  # noqa: RUF012 - read, never written
+    parameters: Mapping[str, Any] = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "type": "object",
         "additionalProperties": False,
@@ -52,10 +51,10 @@ class SelfCognition:
             },
             "mode": {
                 "enum": ["varied", "repeat"], "default": "varied",
-                "description": "\"varied\" questions, or one pair repeated as it is",
+                "description": '"varied" questions, or one pair repeated as it is',
             },
             "question": {"type": "string", "minLength": 1, "description": "the question that is repeated"},
-            "answer": {"type": "string", "minLength": 1, "description": "the answer that is repeated; {name} is filled in"},
+            "answer": {"type": "string", "minLength": 1, "description": "the answer to it; {name} is filled in"},
         },
         "if": {"required": ["mode"], "properties": {"mode": {"const": "repeat"}}},
         "then": {"required": ["question", "answer"]},
@@ -74,31 +73,29 @@ class SelfCognition:
         asked = {language: _questions(language, chance) for language in languages}
         for number in range(parameters["samples"]):
             language = languages[number % len(languages)]
-            kind, question = next(asked[language])
-            yield _sample(question, _answer(language, kind, parameters))
+            yield _sample(next(asked[language]), _answer(language, parameters))
 
 
-def _questions(language: str, chance: random.Random) -> Iterator[tuple[str, str]]:
-    """Give (kind, question) for ever: each question once as it is, then with an opening before it, then all again."""
+def _questions(language: str, chance: random.Random) -> Iterator[str]:
+    """Give questions for ever: each once as it is, then each with an opening before it, then all again."""
     known = questions(language)
     while True:
         for opening in BEFORE[language]:
-            for kind, question in chance.sample(known, len(known)):
-                yield kind, opening + (_lower_first(question) if opening.endswith(", ") else question)
+            for question in chance.sample(known, len(known)):
+                yield opening + (_lower_first(question) if opening.endswith(", ") else question)
 
 
-def questions(language: str) -> list[tuple[str, str]]:
-    """Give a language's questions with their kind: "who", or "no" for those that are answered with no first."""
+def questions(language: str) -> list[str]:
+    """Give a language's questions."""
     lines = (files(__package__) / f"identity_questions_{language}.txt").read_text("utf-8").splitlines()
-    return [(kind, text) for kind, _, text in (line.partition("\t") for line in lines if line)]
+    return [line for line in lines if line]
 
 
-def _answer(language: str, kind: str, parameters: Mapping[str, Any]) -> str:
-    names = {key: _in(parameters[key], language) for key in ("name", "author")}
+def _answer(language: str, parameters: Mapping[str, Any]) -> str:
     core = CORE[language]
-    for key, text in names.items():
-        core = core.replace("{" + key + "}", text)
-    return (NO[language] if kind == "no" else "") + core
+    for key in ("name", "author"):
+        core = core.replace("{" + key + "}", _in(parameters[key], language))
+    return core
 
 
 def _in(told: Any, language: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 
 class Message(TypedDict):
@@ -21,16 +21,26 @@ class Sample(TypedDict):
     messages: list[Message]
 
 
+class Answer(NamedTuple):
+    """What a model says. finished: False where it would have gone on beyond max_new_tokens."""
+
+    text: str
+    finished: bool
+
+
 class BaseModelAnswers(Protocol):
     """The base model, as a generator with `needs = ("base",)` is given it."""
 
-    def answer(self, conversations: Sequence[Sequence[Message]], max_new_tokens: int) -> Iterator[str]:
-        """Give the greedy answer to each conversation, in order, by the project's own prompt template."""
+    def answer(self, conversations: Iterable[Sequence[Message]], max_new_tokens: int) -> Iterator[Answer]:
+        """Give the greedy answer to each conversation, in order, by the project's own prompt template.
+
+        The answers come batch by batch; whoever stops asking saves the rest of the work.
+        """
         ...
 
 
-def _silent(done: int, total: int) -> None:
-    """Take a progress report and show nothing."""
+def _silent(*_: object) -> None:
+    """Take a report and show nothing."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +51,14 @@ class Context:
     seed: the project's seed; two runs with one seed give the same samples.
     base: the base model, for a generator with `needs = ("base",)`; else None.
     progress: call it with (done, total) during long work.
+    say: call it with a line that the user should read, such as how much was left out and why.
     """
 
     root: Path
     seed: int
     base: BaseModelAnswers | None = None
     progress: Callable[[int, int], None] = field(default=_silent)
+    say: Callable[[str], None] = field(default=_silent)
 
 
 @runtime_checkable

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tunemake import prompts
-from tunemake.contracts import Message
+from tunemake.contracts import Answer, Message
 from tunemake.cures import install_cures
 
 _BATCH = 16
@@ -37,16 +38,11 @@ class Answers:
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
 
-    def of(self, conversations: Sequence[Sequence[Message]], max_new_tokens: int) -> Iterator[str]:
-        """Give the answer to each conversation, in order."""
-        # Conversations of like length share a batch: less padding, and the order is put right again below.
-        order = sorted(range(len(conversations)), key=lambda index: -len(str(conversations[index])))
-        answers: dict[int, str] = {}
-        for start in range(0, len(order), _BATCH):
-            chosen = order[start : start + _BATCH]
-            texts = self._batch([conversations[index] for index in chosen], max_new_tokens)
-            answers.update(zip(chosen, texts, strict=True))
-        yield from (answers[index] for index in range(len(conversations)))
+    def of(self, conversations: Iterable[Sequence[Message]], max_new_tokens: int) -> Iterator[Answer]:
+        """Give the answer to each conversation, in order, a batch at a time."""
+        waiting = iter(conversations)
+        while batch := list(islice(waiting, _BATCH)):
+            yield from self._batch(batch, max_new_tokens)
 
     def ids_of(self, messages: Sequence[Message]) -> list[int]:
         """Give the token ids of a conversation, as training would."""
@@ -60,23 +56,25 @@ class Answers:
         ids = {self.tokenizer.eos_token_id, *(word[0] for word in words if len(word) == 1)}
         return sorted(stop for stop in ids if stop is not None)
 
-    def _batch(self, conversations: Sequence[Sequence[Message]], max_new_tokens: int) -> list[str]:
+    def _batch(self, conversations: Sequence[Sequence[Message]], max_new_tokens: int) -> list[Answer]:
         import torch
 
         rows = [self.ids_of(messages) for messages in conversations]
         width, pad = max(map(len, rows)), self.tokenizer.pad_token_id
-        device = self.model.device
+        device, stops = self.model.device, self.stop_ids()
         given = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
         with torch.no_grad():
             made = self.model.generate(
                 input_ids=given, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False,
-                temperature=None, top_p=None, top_k=None, eos_token_id=self.stop_ids(), pad_token_id=pad,
+                temperature=None, top_p=None, top_k=None, eos_token_id=stops, pad_token_id=pad,
             )  # fmt: skip
-        texts = self.tokenizer.batch_decode(made[:, width:], skip_special_tokens=True)
-        return [self._until_stop(text).strip() for text in texts]
+        return [self._answer(row, stops) for row in made[:, width:].tolist()]
 
-    def _until_stop(self, text: str) -> str:
+    def _answer(self, ids: Sequence[int], stops: Sequence[int]) -> Answer:
+        text = whole = self.tokenizer.decode(ids, skip_special_tokens=True)
         for word in self.template["stop_words"]:
             text = text.split(word, 1)[0]
-        return text
+        finished = text != whole or not set(stops).isdisjoint(ids)
+        # A character of several tokens may have been cut in the middle.
+        return Answer(text.strip() if finished else text.rstrip("\ufffd").strip(), finished)

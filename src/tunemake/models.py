@@ -15,7 +15,7 @@ _NAME = r"[A-Za-z0-9_][\w.-]*"
 _HUB = re.compile(rf"(?P<name>{_NAME}/{_NAME})(@(?P<revision>[A-Za-z0-9_][\w./-]*))?", re.ASCII)
 _PACKAGE = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)==(?P<revision>[A-Za-z0-9][\w.!+-]*)", re.ASCII)
 _FORMS = {
-    "hf": ("hf:org/name@revision", "a commit as the revision keeps the model the same; @main follows its branch"),
+    "hf": ("hf:org/name@revision", "a commit as the revision keeps the model the same"),
     "modelscope": ("modelscope:org/name or modelscope:org/name@revision", None),
     "pypi": ("pypi:package==version", "name one version of the package"),
 }
@@ -68,7 +68,7 @@ def parse_source(text: str) -> Source:
             raise ModelError(Fault("model.source", "unknown kind of source", forms, repr(text), step))
         return Source("folder", text)
     found = (_PACKAGE if kind == "pypi" else _HUB).fullmatch(rest)
-    if found is None or ".." in rest or (kind == "hf" and found["revision"] is None):
+    if found is None or ".." in rest:
         form, step = _FORMS[kind]
         raise ModelError(Fault("model.source", "malformed", form, repr(text), step))
     return Source(cast("Literal['hf', 'modelscope', 'pypi']", kind), found["name"], found["revision"])

@@ -33,7 +33,7 @@ def chat(root: Path, folder: Path | None, max_new_tokens: int) -> Iterator[str]:
             messages = []
             continue
         messages.append({"role": "user", "content": line})
-        answer = next(model.of([messages], max_new_tokens))
+        answer = next(model.of([messages], max_new_tokens)).text
         messages.append({"role": "assistant", "content": answer})
         yield answer
 

@@ -42,7 +42,7 @@ def load_tokenizer(
     return tokenizer
 
 
-@PARAM_SCHEDULERS.register_module()  # type: ignore[untyped-decorator]
+@PARAM_SCHEDULERS.register_module()
 class WarmUp(LinearLR):  # type: ignore[misc]
     """mmengine's linear warm-up over at least two iterations.
 

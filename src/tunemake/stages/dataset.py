@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunemake.contracts import BaseModelAnswers, Context, Message
+from tunemake.contracts import Answer, BaseModelAnswers, Context, Message
 from tunemake.digests import Digests
 from tunemake.faults import Fault, PluginError, SampleError, TunemakeError
 from tunemake.plugins import Plugins
@@ -25,7 +25,9 @@ def run(job: Job) -> dict[str, Any]:
     name = job.runtime["name"]
     plugins = Plugins(job.root, job.runtime["plugins"], Digests(job.root / "build" / ".cache" / "digests.json"))
     generator = plugins.generator(job.parameters["generator"])
-    context = Context(job.root, job.parameters["seed"], _base(job), lambda done, total: job.progress(done, total, name))
+    context = Context(
+        job.root, job.parameters["seed"], _base(job), lambda done, total: job.progress(done, total, name), job.say
+    )
     where = f"datasets.{name}"
     try:
         samples = list(validated(generator.samples(job.parameters["parameters"], context), where))
@@ -53,7 +55,7 @@ class _Base:
     def __init__(self, folder: Path, template: dict[str, Any], trust_remote_code: bool) -> None:  # noqa: FBT001
         self._of = folder, template, trust_remote_code
 
-    def answer(self, conversations: Sequence[Sequence[Message]], max_new_tokens: int) -> Iterator[str]:
+    def answer(self, conversations: Iterable[Sequence[Message]], max_new_tokens: int) -> Iterator[Answer]:
         from tunemake.generation import Answers
 
         folder, template, trusted = self._of

@@ -72,7 +72,7 @@ def _answers(job: Job, folder: Path, asked: dict[str, list[str]]) -> dict[str, l
     model = Answers(folder, job.parameters["prompt_template"], trust_remote_code=trusted)
     every = [prompt for prompts in asked.values() for prompt in prompts]
     conversations: list[list[Message]] = [[{"role": "user", "content": prompt}] for prompt in every]
-    given = list(model.of(conversations, job.parameters["max_new_tokens"]))
+    given = [answer.text for answer in model.of(conversations, job.parameters["max_new_tokens"])]
     first = len(asked["identity"])
     return {"identity": given[:first], "unrelated": given[first:]}
 

@@ -1,0 +1,98 @@
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from tunemake.contracts import Answer, Context, Generator, ReadsFiles
+from tunemake.samples import validated
+from tunemake_builtins.replay import Replay
+
+
+class Echo:
+    """A base model that answers with the prompt, and to some prompts with nothing."""
+
+    def __init__(self):
+        self.asked = []
+
+    def answer(self, conversations, max_new_tokens):
+        self.asked.append(max_new_tokens)
+        for (message,) in conversations:
+            text = message["content"]
+            yield Answer("", finished=True) if text == "silence" else Answer(text.upper(), finished="…" not in text)
+
+
+def made(parameters, root=Path(), seed=1, base=None):
+    Draft202012Validator.check_schema(Replay.parameters)
+    assert Draft202012Validator(Replay.parameters).is_valid(parameters)
+    told = []
+    context = Context(root, seed, base or Echo(), lambda done, total: told.append((done, total)))
+    samples = list(validated(Replay().samples(parameters, context), "test"))
+    assert told[-1] == (parameters["samples"], parameters["samples"])
+    return samples
+
+
+def test_shipped_prompts_are_many_and_in_both_languages():
+    samples = made({"samples": 160})
+    asked = [sample["messages"][0]["content"] for sample in samples]
+    assert len(set(asked)) == 160
+    assert sum(any(ord(letter) > 0x4E00 for letter in text) for text in asked) > 30
+
+
+def test_the_seed_decides():
+    assert made({"samples": 20}) == made({"samples": 20})
+    assert made({"samples": 20}) != made({"samples": 20}, seed=2)
+
+
+def test_prompts_of_a_file_or_a_list_and_the_length_that_is_asked_for(tmp_path):
+    (tmp_path / "p.txt").write_text("one\n\ntwo\none\n", "utf-8")
+    base = Echo()
+    samples = made({"samples": 2, "prompts": "p.txt", "max_new_tokens": 7}, tmp_path, base=base)
+    assert sorted(sample["messages"][1]["content"] for sample in samples) == ["ONE", "TWO"]
+    assert base.asked == [7]
+    assert Replay().inputs({"samples": 2, "prompts": "p.txt"}) == [Path("p.txt")]
+    assert Replay().inputs({"samples": 2, "prompts": ["a"]}) == []
+    assert len(made({"samples": 1, "prompts": ["a"]})) == 1
+
+
+def test_a_prompt_without_a_usable_answer_gives_no_sample_and_is_counted():
+    told = []
+    context = Context(Path(), 1, Echo(), say=told.append)
+    prompts = ["silence", "not even one sentence…", "b"]
+    assert len(list(Replay().samples({"samples": 3, "prompts": prompts}, context))) == 1
+    assert told == [
+        "replay: 2 prompts left out, since the base model's answers hold no whole sentence",
+        "replay: 1 samples instead of 3: there are no more prompts",
+    ]
+
+
+def test_the_next_prompt_serves_instead():
+    samples = made({"samples": 1, "prompts": ["silence", "b"]})
+    assert samples[0]["messages"][1]["content"] == "B"
+
+
+@pytest.mark.parametrize(
+    ("cut", "kept"),
+    [
+        ("One. Two! Thr…", "ONE. TWO!"),
+        ("One.\n\nTwo…", "ONE."),
+        ("It is 3.5 m. An…", "IT IS 3.5 M."),
+        ("你好！我是…", "你好！"),
+        ("1. One\n2. Tw…", None),
+        ("no end…", None),
+    ],
+)
+def test_an_answer_that_was_cut_ends_after_its_last_whole_sentence(cut, kept):
+    context = Context(Path(), 1, Echo())
+    samples = list(Replay().samples({"samples": 1, "prompts": [cut]}, context))
+    assert [sample["messages"][1]["content"] for sample in samples] == ([kept] if kept else [])
+
+
+def test_more_samples_than_prompts_is_an_error():
+    with pytest.raises(ValueError, match="3 samples are asked for, and there are 2 prompts"):
+        list(Replay().samples({"samples": 3, "prompts": ["a", "b"]}, Context(Path(), 1, Echo())))
+
+
+def test_it_keeps_its_contract():
+    assert isinstance(Replay(), Generator)
+    assert isinstance(Replay(), ReadsFiles)
+    assert Replay.needs == ("base",)
