@@ -7,6 +7,9 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
+from tunemake.cures import install_cures
+
+install_cures()  # what these make is made by transformers, whose import needs them
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 

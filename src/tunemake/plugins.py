@@ -144,12 +144,17 @@ class Plugins:
         assert isinstance(made, ReadsFiles)
         return [self._root / path for path in made.inputs(parameters)]
 
-    def parameter_faults(self, name: str, parameters: Mapping[str, Any]) -> list[tuple[schema.Path_, Fault]]:
-        """Check parameters against the generator's schema; nothing is imported where the same passed before."""
+    def parameter_faults(
+        self, name: str, parameters: Mapping[str, Any], at: schema.Path_
+    ) -> list[tuple[schema.Path_, Fault]]:
+        """Check parameters against the generator's schema; nothing is imported where the same passed before.
+
+        at: the path of the parameters in project.toml, which the faults name.
+        """
         key = sha256_of_json(["parameters", name, self.code_digests(self.get(DATASETS, name)), parameters])
         if self._mark(key).exists():
             return []
-        faults = schema.schema_faults(parameters, self.generator(name).parameters, "project.toml")
+        faults = schema.schema_faults(parameters, self.generator(name).parameters, "project.toml", at)
         if not faults:
             self._write(self._mark(key), "")
         return faults

@@ -6,7 +6,7 @@ import hashlib
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,10 @@ class Project:
         steps = tuple(path)
         line, column = _nearest(self._places, steps)
         return Fault(FILE, f"{schema.dotted(steps)}: {what}", line=line, column=column, **rest)
+
+    def placed(self, found: Iterable[tuple[schema.Path_, Fault]]) -> list[Fault]:
+        """Give faults with the line and column of the values that they are at."""
+        return _placed(found, self._places)
 
 
 def load_project(root: Path) -> Project:
@@ -118,12 +122,15 @@ def _check(text: str, values: Mapping[str, Any]) -> None:
     found = schema.schema_faults(values, schema.load_schema(SCHEMA), FILE)
     if not found:
         return
-    where = places(text)
+    raise ProjectError(sorted(_placed(found, places(text)), key=lambda fault: (fault.line or 0, fault.column or 0)))
+
+
+def _placed(found: Iterable[tuple[schema.Path_, Fault]], where: Mapping[schema.Path_, tuple[int, int]]) -> list[Fault]:
     faults = []
     for path, fault in found:
         line, column = _nearest(where, path)
-        faults.append(Fault(fault.where, fault.what, fault.expected, fault.got, fault.next_step, line, column))
-    raise ProjectError(sorted(faults, key=lambda fault: (fault.line or 0, fault.column or 0)))
+        faults.append(replace(fault, line=line, column=column))
+    return faults
 
 
 def _nearest(where: Mapping[schema.Path_, tuple[int, int]], path: schema.Path_) -> tuple[int, int]:

@@ -59,13 +59,16 @@ def reset(decide: str, value: Mapping[str, Any], schema: Mapping[str, Any]) -> d
     return kept
 
 
-def schema_faults(value: Any, schema: Mapping[str, Any], where: str) -> list[tuple[Path_, Fault]]:
-    """Check a value; give every fault with the path of keys and indices to the place it is at."""
+def schema_faults(value: Any, schema: Mapping[str, Any], where: str, at: Path_ = ()) -> list[tuple[Path_, Fault]]:
+    """Check a value; give every fault with the path of keys and indices to the place it is at.
+
+    at: the path of the value itself inside the file; names and paths of the faults begin with it.
+    """
     from jsonschema import Draft202012Validator
 
     found: list[tuple[Path_, Fault]] = []
     for error in Draft202012Validator(schema).iter_errors(value):
-        found.extend(_faults_of(error, where))
+        found.extend(_faults_of(error, where, (*at, *error.absolute_path)))
     return sorted(found, key=lambda pair: [str(step) for step in pair[0]])
 
 
@@ -89,11 +92,11 @@ def dotted(path: Path_) -> str:
     return text
 
 
-def _faults_of(error: Any, where: str) -> Iterator[tuple[Path_, Fault]]:
-    path: Path_ = tuple(error.absolute_path)
+def _faults_of(error: Any, where: str, path: Path_) -> Iterator[tuple[Path_, Fault]]:
     name = dotted(path) or "the file"
     if "x-message" in error.schema and error.validator in {"not", "anyOf", "oneOf", "pattern", "required"}:
-        yield path, Fault(where, f"{name}: {error.schema['x-message']}", got=_got(error))
+        what, _, expected = error.schema["x-message"].partition("expected ")
+        yield path, Fault(where, f"{name}: {what.rstrip('; ') or 'not allowed'}", expected or None, _got(error))
     elif error.validator == "additionalProperties" and isinstance(error.instance, Mapping):
         known = error.schema.get("properties", {})
         for key in error.instance:

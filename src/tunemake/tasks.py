@@ -46,17 +46,14 @@ def _check_plugins(project: Project, plugins: Plugins) -> None:
     for dataset in project.datasets:
         place = ("datasets", dataset.name)
         try:
-            wrong = plugins.parameter_faults(dataset.generator, dataset.parameters)
+            wrong = plugins.parameter_faults(dataset.generator, dataset.parameters, (*place, "parameters"))
         except InputError as error:
             faults += [
                 project.fault((*place, "generator"), f"{f.where}: {f.what}", next_step=f.next_step)
                 for f in error.faults
             ]
         else:
-            for path, fault in wrong:
-                what = fault.what.partition(": ")[2]
-                rest = {"expected": fault.expected, "got": fault.got, "next_step": fault.next_step}
-                faults.append(project.fault((*place, "parameters", *path), what, **rest))
+            faults += project.placed(wrong)
     try:
         plugins.prompt_template(project.model["prompt_template"])
     except InputError as error:

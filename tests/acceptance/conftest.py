@@ -99,7 +99,9 @@ class TinyProject:
         self.write(name, text.replace(old, new))
 
     def command(self, *arguments: str) -> list[str]:
-        return [str(BIN / arguments[0]), *arguments[1:]]
+        """Give a command, with the program of this environment where it has it."""
+        own = BIN / arguments[0]
+        return [str(own) if own.exists() else arguments[0], *arguments[1:]]
 
     def run(self, *arguments: str, **environment: str) -> Run:
         done = subprocess.run(

@@ -1,9 +1,13 @@
 """A stage that fails ends in one clear error with the end of its log, exit code 1, and no artifact."""
 
 import json
+import os
+import signal
+from pathlib import Path
 
 import pytest
 
+from conftest import processes_of, wait_for
 from tunemake import shelves
 
 pytestmark = pytest.mark.train
@@ -21,6 +25,10 @@ def test_xtuner_crashing_on_a_bad_schedule(built):
     assert "adapter" not in done.ran
 
 
+def command_line(pid):
+    return Path(f"/proc/{pid}/cmdline").read_bytes().decode()
+
+
 def test_a_model_file_that_goes_missing_during_the_build(built):
     built.edit("lr = 1e-3", "lr = 2e-3")
     (built.root / "models/tiny/model.safetensors").unlink()
@@ -32,13 +40,26 @@ def test_a_model_file_that_goes_missing_during_the_build(built):
 
 
 def test_no_memory(built):
-    built.edit("lr = 1e-3", "lr = 2e-3")
-    done = built.run("bash", "-c", f"ulimit -v 1500000; exec {built.command('doit')[0]} train")
+    built.edit("r = 2, alpha", "r = 100_000_000, alpha")  # 12.8 GB in the first matrix
+    done = built.run("bash", "-c", f"ulimit -v 12000000; exec {built.command('doit')[0]} train")
     assert done.code == 1, done.told()
-    assert "train: " in done.out
+    assert "train: failed: RuntimeError: " in done.out
+    assert "can't allocate memory" in done.out
     assert "its log: build/.work/train-" in done.out
-    assert not (built.root / "build/default/train").resolve().name.startswith(".work")
-    assert built.record("default/train")["parameters"]["lr"] == 1e-3
+    assert built.record("default/train")["parameters"]["lora"]["r"] == 2
+
+
+def test_the_systems_killer_of_large_processes(project):
+    """It ends the largest process by signal 9 and says nothing."""
+    project.edit("steps = 4", "steps = 4000")
+    process = project.start("doit", "train")
+    wait_for(lambda: any((work / "metrics.jsonl").exists() for work in project.work("train")))
+    trainer = [pid for pid in processes_of(project.root) if "xtuner_process" in command_line(pid)]
+    os.kill(trainer[-1], signal.SIGKILL)
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode == 1, out
+    assert "train: was killed (signal 9), most often for want of memory; its log: build/.work/train-" in out
+    assert not (project.root / "build/default/train").exists()
 
 
 def test_a_prompt_that_was_trained_on(built):

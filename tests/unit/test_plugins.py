@@ -68,10 +68,10 @@ def test_a_generators_facts_are_known_without_a_second_import(install, plugins):
     install("stranger", "stranger_a", GOOD, tunemake__datasets="lines = stranger_a:Lines\nasks = stranger_a:Asks")
     assert (plugins.facts("lines").needs_base, plugins.facts("lines").reads_files) == (False, True)
     assert plugins.facts("asks").needs_base
-    assert plugins.parameter_faults("lines", {"file": "a"}) == []
+    assert plugins.parameter_faults("lines", {"file": "a"}, ()) == []
     del sys.modules["stranger_a"]
     plugins.facts("lines")
-    assert plugins.parameter_faults("lines", {"file": "a"}) == []
+    assert plugins.parameter_faults("lines", {"file": "a"}, ()) == []
     assert "stranger_a" not in sys.modules
 
 
@@ -82,9 +82,10 @@ def test_inputs_are_files_of_the_project(install, plugins, tmp_path):
 
 def test_wrong_parameters_are_told_with_their_path(install, plugins):
     install("stranger", "stranger_a", GOOD, tunemake__datasets="lines = stranger_a:Lines")
-    ((path, fault),) = plugins.parameter_faults("lines", {"fil": "a"})
-    assert path == ("fil",)
-    assert 'did you mean "file"?' in str(fault)
+    at = ("datasets", "mine", "parameters")
+    ((path, fault),) = plugins.parameter_faults("lines", {"fil": "a"}, at)
+    assert path == (*at, "fil")
+    assert str(fault) == 'project.toml: datasets.mine.parameters.fil: unknown key; did you mean "file"?'
 
 
 def test_an_unknown_name_proposes_a_close_one(plugins):
@@ -123,9 +124,10 @@ def test_a_prompt_template_is_checked_and_filled_in(install, plugins):
     assert plugins.prompt_template("good")["separator"] == ""
     with pytest.raises(PluginError) as caught:
         plugins.prompt_template("bad")
-    assert [fault.what for fault in caught.value.faults] == [
-        "instruction: expected the field {input}", "x: unknown key",
-    ]  # fmt: skip
+    assert [(fault.what, fault.expected) for fault in caught.value.faults] == [
+        ("instruction: not allowed", "the field {input}"),
+        ("x: unknown key", "one of instruction, separator, stop_words, suffix, suffix_as_eos, summary, system"),
+    ]
 
 
 def test_code_digests_change_with_the_code(install, plugins, tmp_path):

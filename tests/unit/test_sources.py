@@ -9,6 +9,7 @@ import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -73,8 +74,8 @@ class Hub(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def hub():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+def hub(request):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), getattr(request, "param", Hub))
     server.asked = []
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -91,9 +92,10 @@ def fetch(hub, tmp_path):
 import sys
 from tunemake.faults import ModelError
 from tunemake.models import parse_source
-from tunemake.sources import fetch_hub
+from tunemake.sources import fetch_hub, fetch_modelscope
+source = parse_source(sys.argv[1])
 try:
-    found = fetch_hub(parse_source(sys.argv[1]))
+    found = (fetch_hub if source.kind == "hf" else fetch_modelscope)(source)
     print(found.revision, found.path)
 except ModelError as error:
     print(error)
@@ -102,7 +104,8 @@ except ModelError as error:
     def run(source, **more):
         environment = {
             **os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(tmp_path / "hf"),
-            "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_secret", **more,
+            "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_secret", "MODELSCOPE_CACHE": str(tmp_path / "ms"),
+            "MODELSCOPE_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "MODELSCOPE_HOME": str(tmp_path), **more,
         }  # fmt: skip
         done = subprocess.run(
             [sys.executable, "-c", code, source], env=environment, capture_output=True, text=True, check=False
@@ -168,28 +171,42 @@ def test_secrets_are_blanked(text, safe):
     assert sources._without_secrets(text) == safe
 
 
-MODELSCOPE = """
-def snapshot_download(model_id, revision=None, allow_patterns=None, ignore_patterns=None):
-    assert "*.bin" not in allow_patterns and "*.safetensors" in allow_patterns
-    if model_id == "org/none":
-        raise RuntimeError("The request model: org/none does not exist! token ms-0123abcd-0123-4567-89ab\\nmore")
-    return f"/cache/{model_id}/{revision}"
-"""
+class ModelScope(Hub):
+    """As much of ModelScope's protocol as a snapshot asks for."""
+
+    def answer(self, *, body):
+        url = urlsplit(self.path)
+        asked = parse_qs(url.query)
+        if url.path == "/api/v1/models/org/model/repo/files" and asked["Revision"] == ["v1"]:
+            listed = [
+                {"Name": name.rpartition("/")[2], "Path": name, "Type": "blob", "Size": len(FILES.get(name, b"no"))}
+                | {"Sha256": hashlib.sha256(FILES.get(name, b"no")).hexdigest()}
+                for name in [*FILES, *NOT_WANTED]
+            ]
+            self.send_json(200, {"Code": 200, "Success": True, "Data": {"Files": listed}}, body)
+        elif url.path == "/api/v1/models/org/model/repo":
+            self.send(200, FILES[asked["FilePath"][0]], body, {})
+        else:
+            self.send_json(404, {"Code": 404, "Success": False, "Message": "not here, Bearer ms_secret"}, body)
+
+    def send_json(self, code, told, body):
+        self.send(code, json.dumps(told).encode(), body, {"Content-Type": "application/json"})
 
 
-def test_modelscope_by_its_own_function(tmp_path, monkeypatch):
-    (tmp_path / "modelscope.py").write_text(MODELSCOPE)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "modelscope", raising=False)
-    found = sources.fetch_modelscope(Source("modelscope", "org/model", "v1"))
-    assert found == sources.Fetched(Path("/cache/org/model/v1"), "v1")
-    with pytest.raises(ModelError) as caught:
-        sources.fetch_modelscope(Source("modelscope", "org/none"))
-    assert str(caught.value) == (
-        "modelscope:org/none: cannot be fetched: RuntimeError: The request model: org/none does not exist! token ***;"
-        " check the name, the revision and the connection"
-    )
-    del sys.modules["modelscope"]
+@pytest.mark.parametrize("hub", [ModelScope], indirect=True)
+@pytest.mark.usefixtures("hub")
+def test_a_snapshot_of_modelscope_by_its_own_package(fetch, tmp_path):
+    told = fetch("modelscope:org/model@v1")
+    revision, path = told.split()
+    assert revision == "v1"
+    assert Path(path).is_relative_to(tmp_path)
+    assert sorted(file.name for file in Path(path).iterdir() if file.name in {*FILES, *NOT_WANTED}) == sorted(FILES)
+    assert (Path(path) / "model.safetensors").read_bytes() == b"weights"
+    told = fetch("modelscope:org/none@v1")
+    assert told.startswith("modelscope:org/none: cannot be fetched: ")
+    assert told.endswith("check the name, the revision and the connection")
+    assert "secret" not in told
+    assert "\n" not in told
 
 
 def test_modelscope_is_asked_for_where_it_is_missing(monkeypatch):

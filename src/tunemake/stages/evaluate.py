@@ -26,9 +26,8 @@ def run(job: Job) -> dict[str, Any]:
     asked = {kind: prompts_from(job, kind) for kind in ("identity", "unrelated")}
     _refuse_trained(asked, prompts_of(read_samples(job.inputs["data"] / TRAIN)))
     answers: dict[str, dict[str, list[str]]] = {}
-    for number, (model, folder) in enumerate(_models(job).items()):
-        job.progress(number, 2, f"answers of the {model} model")
-        answers[model] = _answers(job, folder, asked)
+    for model, folder in _models(job).items():
+        answers[model] = _answers(job, model, folder, asked)
     scores = {model: rates(given, job.parameters["expect"]) for model, given in answers.items()}
     told = [
         {"kind": kind, "prompt": prompt, **{model: answers[model][kind][index] for model in answers}}
@@ -67,12 +66,15 @@ def _models(job: Job) -> dict[str, Path]:
     return {"base": job.inputs["base"] / "model", "merged": job.inputs["merged"]}
 
 
-def _answers(job: Job, folder: Path, asked: dict[str, list[str]]) -> dict[str, list[str]]:
+def _answers(job: Job, name: str, folder: Path, asked: dict[str, list[str]]) -> dict[str, list[str]]:
     trusted = job.parameters["trust_remote_code"]
     model = Answers(folder, job.parameters["prompt_template"], trust_remote_code=trusted)
     every = [prompt for prompts in asked.values() for prompt in prompts]
     conversations: list[list[Message]] = [[{"role": "user", "content": prompt}] for prompt in every]
-    given = [answer.text for answer in model.of(conversations, job.parameters["max_new_tokens"])]
+    given: list[str] = []
+    for answer in model.of(conversations, job.parameters["max_new_tokens"]):
+        given.append(answer.text)
+        job.progress(len(given), len(every), f"answers of the {name} model")
     first = len(asked["identity"])
     return {"identity": given[:first], "unrelated": given[first:]}
 

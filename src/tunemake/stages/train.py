@@ -45,7 +45,7 @@ def _train(job: Job, command: list[str]) -> None:
     ended.set()
     watcher.join()
     if code:
-        sys.exit(code if code > 0 else 128 - code)
+        sys.exit(code if code > 0 else 128 - code)  # as a shell does
 
 
 def _finish(job: Job) -> dict[str, Any]:
@@ -70,8 +70,9 @@ def _finish(job: Job) -> dict[str, Any]:
 
 def _relay(job: Job, ended: threading.Event) -> None:
     """Turn the lines that the hooks write into progress and answers for whoever watches."""
-    shown = len(_lines(job.work / xtuner.ANSWERS))
-    while not ended.wait(0.3):
+    shown, last = len(_lines(job.work / xtuner.ANSWERS)), False
+    while not last:
+        last = ended.wait(0.3)  # one more look after the end
         lines, answers = _lines(job.work / xtuner.METRICS), _lines(job.work / xtuner.ANSWERS)
         if lines:
             speed = lines[-1]["tokens"] / max(lines[-1]["seconds"], 1e-9)

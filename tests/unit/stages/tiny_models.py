@@ -5,6 +5,8 @@ import warnings
 from functools import cache
 from types import SimpleNamespace
 
+from tunemake.cures import install_cures
+
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -13,13 +15,9 @@ def libraries():
     """Import torch, transformers and peft, whatever they warn of."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import torch
-
-        for name in ("nms", "qnms"):  # torchvision's compiled part may be for another build of torch
-            if not hasattr(torch.ops.torchvision, name):
-                told = f"torchvision::{name}"
-                torch.library.define(told, "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        install_cures()
         import peft
+        import torch
         import transformers
 
         transformers.logging.set_verbosity_error()
