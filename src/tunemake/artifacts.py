@@ -56,9 +56,9 @@ def changed_outputs(folder: Path, record: Mapping[str, Any], digests: Digests) -
 
 
 def files_under(folder: Path) -> list[str]:
-    """List the files that belong to an artifact, through links to folders, without hidden ones and the record."""
+    """List the files that belong to an artifact, links to files among them, without hidden ones and the record."""
     found = []
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         relative = Path(place).relative_to(folder)
         found += [(relative / name).as_posix() for name in sorted(names) if not name.startswith(".")]

@@ -91,6 +91,7 @@ class Builder:
         job = Job(self.root, work, stage.parameters, stage.runtime, self._inputs(stage))
         started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
         facts = run_stage(stage.kind, job, lock, watch)
+        self.store.digests.refresh()
         made = Made(started, round(time.monotonic() - clock, 2), _environment(), facts)
         try:
             commit(work, self.store.entry(decides), decides, made, stage.outputs, self.store.digests)

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+DIGESTS = Path("build") / ".cache" / "digests.json"  # in a project
 _BLOCK = 1 << 20
 # A file changed again within one tick of the file system's clock keeps its times; younger files are not remembered.
 _TICK_NS = 50_000_000
@@ -83,10 +84,15 @@ class Digests:
         self._known[os.path.realpath(path)] = [*_stamp(path), digest]
         self._changed = True
 
+    def refresh(self) -> None:
+        """Learn what another process has written into the cache since."""
+        self._known |= _read(self._cache)
+
     def save(self) -> None:
         """Write the cache, if anything new was learnt."""
         if not self._changed:
             return
+        self._known = {**_read(self._cache), **self._known}
         self._cache.parent.mkdir(parents=True, exist_ok=True)
         draft = self._cache.with_name(f"{self._cache.name}.{os.getpid()}")
         draft.write_text(json.dumps(self._known), "utf-8")

@@ -10,11 +10,11 @@ from typing import Any
 
 from tunemake import prompts
 from tunemake.faults import Fault, ModelError
+from tunemake.models import LEGAL
 from tunemake.tensors import BYTES, INDEX_NAME, Tensor, create
 
 # Named by suffix, because tokenizers and custom code name their files as they like.
 COMPANIONS = {".json", ".txt", ".model", ".py", ".jinja", ".tiktoken", ".vocab"}
-LEGAL = ("LICENSE", "LICENCE", "NOTICE", "COPYING")
 # config.json is written anew, artifact.json is the base's own record, an adapter's config makes
 # transformers load the folder as an adapter.
 OWN = {"config.json", "artifact.json", "adapter_config.json"}
@@ -74,20 +74,10 @@ def write_config(out: Path, config: Mapping[str, Any], tensors: Iterable[Tensor]
 
 
 def copy_companions(base: Path, out: Path) -> None:
-    """Copy tokenizer, generation config, custom code, licences; ModelError for a link that leads outside."""
-    chosen = [path for path in sorted(base.iterdir()) if _is_companion(path)]
-    root = base.resolve()
-    # The hub's cache keeps a snapshot's files as links into blobs/ beside snapshots/.
-    inside = (root, root.parent.parent / "blobs")
-    faults = [
-        Fault(str(path), "a link that leads outside the model folder", next_step="put the file itself there")
-        for path in chosen
-        if not any(path.resolve().is_relative_to(place) for place in inside)
-    ]
-    if faults:
-        raise ModelError(faults)
-    for path in chosen:
-        shutil.copyfile(path, out / path.name)
+    """Copy tokenizer, generation config, custom code, licences."""
+    for path in sorted(base.iterdir()):
+        if _is_companion(path):
+            shutil.copyfile(path, out / path.name)
 
 
 def group(specs: Sequence[Spec], shard_size: int) -> list[list[Spec]]:

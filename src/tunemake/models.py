@@ -21,7 +21,8 @@ _FORMS = {
 }
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tokenization_*.py", "*.tiktoken")
 _DECIDING = ("*.safetensors", "*.json", "*.py", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.vocab")
-_TELLING = ("README", "LICENSE", "LICENCE", "NOTICE")  # they may be .txt and decide nothing
+LEGAL = ("LICENSE", "LICENCE", "NOTICE", "COPYING")
+_TELLING = ("README", *LEGAL)  # they may be .txt and decide nothing
 _PICKLED = ("*.bin", "*.pth", "*.pt", "*.ckpt")
 _INDEX = "model.safetensors.index.json"
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -78,10 +79,10 @@ def describe(folder: Path, *, trust_remote_code: bool) -> ModelFacts:
     """Give the facts of a model folder.
 
     Raises ModelError with every fault: no folder, no or a broken config, no weights or only pickled ones, torn or
-    missing shards, no tokenizer, code of its own where that is not trusted.
+    missing shards, no tokenizer, links to outside, code of its own where that is not trusted.
     """
     if not folder.is_dir():
-        raise ModelError(Fault(_named(folder), "no such folder", next_step=_where_else(folder)))
+        raise ModelError(Fault(_named(folder), "no such folder", next_step=where_else(folder)))
     faults: list[Fault] = []
     config = _config(folder, faults)
     tensors = _tensors(folder, faults)
@@ -89,6 +90,7 @@ def describe(folder: Path, *, trust_remote_code: bool) -> ModelFacts:
         faults.append(Fault(_named(folder), "no tokenizer", expected="tokenizer.json or tokenizer.model"))
     tokenizer = _object(folder / "tokenizer_config.json", faults)
     special = _object(folder / "special_tokens_map.json", faults) | tokenizer
+    _check_links(folder, faults)
     own_code = _check_code(folder, faults, trusted=trust_remote_code)
     if faults:
         raise ModelError(faults)
@@ -121,6 +123,28 @@ def model_files(folder: Path) -> list[Path]:
         # artifact.json is a record of ours: it holds times, and lies in a folder that an earlier build made.
         if not path.name.startswith((".", *_TELLING)) and path.name != "artifact.json"
     )
+
+
+def where_else(folder: Path) -> str:
+    """Say what to do about a model folder that is not there."""
+    step = "check model.source"
+    return f"{step}; a hub's model is written hf:org/name@revision" if not folder.parent.exists() else step
+
+
+def legal_files(folder: Path) -> list[Path]:
+    """List the licences of a model folder, which go where the model goes; sorted by name."""
+    return sorted(path for path in folder.iterdir() if path.name.startswith(LEGAL) and path.is_file())
+
+
+def _check_links(folder: Path, faults: list[Fault]) -> None:
+    """Refuse a link to a file outside: what lies beside the weights is copied into the merged model."""
+    root = folder.resolve()
+    # The hub's cache keeps a snapshot's files as links into blobs/ beside snapshots/.
+    inside = (root, root.parent.parent / "blobs")
+    for path in [*model_files(folder), *legal_files(folder)]:
+        if path.suffix != ".safetensors" and not any(path.resolve().is_relative_to(place) for place in inside):
+            what = "a link that leads outside the model folder"
+            faults.append(Fault(_named(path), what, next_step="put the file itself there"))
 
 
 def _config(folder: Path, faults: list[Fault]) -> dict[str, Any]:
@@ -262,11 +286,6 @@ def _content(token: Any) -> str | None:
     """Give a special token's text, written plainly or as an object with its content."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else None
-
-
-def _where_else(folder: Path) -> str:
-    step = "check model.source"
-    return f"{step}; a hub's model is written hf:org/name@revision" if not folder.parent.exists() else step
 
 
 def _named(path: Path) -> str:

@@ -25,6 +25,7 @@ _ENVIRONMENTS = {"merge": {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}}
 # How long OpenMP's threads spin before they sleep. Its default loses several times the speed as soon as anything else
 # wants a core, since spinning threads keep it from the one that they wait for; alone, this is as fast.
 _SHORT_SPIN = {"GOMP_SPINCOUNT": "1000"}
+_CACHES = {"HF_DATASETS_CACHE": ".datasets", "HF_MODULES_CACHE": ".modules"}
 Event = Mapping[str, Any]
 
 
@@ -40,6 +41,9 @@ def run_stage(stage: str, job: Job, lock: int, watch: Callable[[Event], None]) -
     with (job.work / LOG).open("ab") as log:
         environment = {**_SHORT_SPIN, **machine_environment(), **_ENVIRONMENTS.get(stage, {}), "PYTHONUNBUFFERED": "1"}
         environment["TUNEMAKE_PARENT"] = str(os.getpid())
+        # What these libraries keep between runs (tables made of data, copies of a model's own code) would lie outside
+        # of the build and outlive it; hidden in the work folder, it goes when the stage has ended.
+        environment |= {name: str(job.work / place) for name, place in _CACHES.items()}
         child = subprocess.Popen(
             [sys.executable, "-m", "tunemake.stages", stage, str(job.work)],
             cwd=job.root, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment,

@@ -52,12 +52,6 @@ class Project:
 
         return places(self.text)
 
-    def fault(self, path: Iterable[str | int], what: str, **rest: str | None) -> Fault:
-        """Give a fault at a value of project.toml, with its line and column."""
-        steps = tuple(path)
-        line, column = _nearest(self._places, steps)
-        return Fault(FILE, f"{schema.dotted(steps)}: {what}", line=line, column=column, **rest)
-
     def placed(self, found: Iterable[tuple[schema.Path_, Fault]]) -> list[Fault]:
         """Give faults with the line and column of the values that they are at."""
         return _placed(found, self._places)

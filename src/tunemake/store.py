@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tunemake.artifacts import changed_outputs, point, read_record
-from tunemake.digests import Digests
+from tunemake.digests import DIGESTS, Digests
 from tunemake.staleness import Decides
 
 
@@ -24,7 +24,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.build = root / "build"
-        self.digests = Digests(self.build / ".cache" / "digests.json")
+        self.digests = Digests(root / DIGESTS)
 
     def entry(self, decides: Decides) -> Path:
         """Give the place of an artifact, made or not."""

@@ -14,10 +14,8 @@ from doit.reporter import ConsoleReporter
 from tunemake import graph
 from tunemake.building import Builder
 from tunemake.doit_state import StateFile
-from tunemake.faults import InputError, ProjectError, StoppedError, TunemakeError
-from tunemake.plugins import Plugins
-from tunemake.project import Project, load_project
-from tunemake.store import Store
+from tunemake.faults import InputError, StoppedError, TunemakeError
+from tunemake.loading import load_builder
 
 
 def task_tunemake() -> Iterator[dict[str, Any]]:
@@ -29,38 +27,6 @@ def task_tunemake() -> Iterator[dict[str, Any]]:
             yield _task(builder, stage)
     except TunemakeError as error:
         raise InvalidDodoFile(str(error)) from None
-
-
-def load_builder(root: Path) -> Builder:
-    """Read the project in a folder, and check all that can be checked before anything runs."""
-    project = load_project(root)
-    store = Store(root)
-    plugins = Plugins(root, project.plugins, store.digests)
-    _check_plugins(project, plugins)
-    template = plugins.prompt_template(project.model["prompt_template"])
-    return Builder(root, graph.stages(project, plugins.facts, template), plugins, store)
-
-
-def _check_plugins(project: Project, plugins: Plugins) -> None:
-    faults = []
-    for dataset in project.datasets:
-        place = ("datasets", dataset.name)
-        try:
-            wrong = plugins.parameter_faults(dataset.generator, dataset.parameters, (*place, "parameters"))
-        except InputError as error:
-            faults += [
-                project.fault((*place, "generator"), f"{f.where}: {f.what}", next_step=f.next_step)
-                for f in error.faults
-            ]
-        else:
-            faults += project.placed(wrong)
-    try:
-        plugins.prompt_template(project.model["prompt_template"])
-    except InputError as error:
-        key = ("model", "prompt_template")
-        faults += [project.fault(key, f"{f.where}: {f.what}", next_step=f.next_step) for f in error.faults]
-    if faults:
-        raise ProjectError(faults)
 
 
 def _task(builder: Builder, stage: graph.Stage) -> dict[str, Any]:

@@ -69,3 +69,13 @@ def test_a_prompt_that_was_trained_on(built):
     assert done.code == 1
     assert f"evaluate.unrelated: trained on: {question.upper()}" in done.out
     assert "Traceback" not in done.told()
+
+
+@pytest.mark.parametrize("kind", ['method = "qlora"', 'precision = "bfloat16"'])
+def test_what_needs_a_gpu_says_so_where_there_is_none(built, kind):
+    built.edit("steps = 4", f"{kind}\nsteps = 4")
+    done = built.doit("train", CUDA_VISIBLE_DEVICES="")
+    assert done.code == 1
+    needs = "qlora" if "qlora" in kind else 'train.precision = "bfloat16"'
+    assert f"train: {needs} needs a CUDA GPU, and none is here; " in done.out
+    assert "Traceback" not in done.told()

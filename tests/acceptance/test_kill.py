@@ -49,7 +49,7 @@ def test_kill_9_then_doit_resumes_and_what_had_finished_is_not_rebuilt(project):
     assert f"resuming from iter_{before}.pth" in done.err
     assert f"iter_{before + 5}.pth.torn: a checkpoint cut short" in done.err
     lines = [json.loads(line) for line in (project.root / "build/default/train/metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(1, 61))
+    assert [line["iteration"] for line in lines] == list(range(1, 61))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -56,11 +56,12 @@ def test_changed_and_deleted_files_are_named(work, tmp_path, digests):
     assert changed_outputs(entry, read_record(entry), digests) == ["a.json was changed by hand", "sub/b.txt is gone"]
 
 
-def test_files_of_the_users_own_behind_a_link_are_recorded_but_never_made_read_only(work, tmp_path, digests):
+def test_files_of_the_users_own_behind_links_are_recorded_but_never_made_read_only(work, tmp_path, digests):
     model = tmp_path / "model"
     model.mkdir()
     (model / "weights").write_text("w")
-    (work / "model").symlink_to(model)
+    (work / "model").mkdir()
+    (work / "model" / "weights").symlink_to(model / "weights")
     commit(work, tmp_path / "entry", DECIDES, MADE, [], digests)
     assert "model/weights" in read_record(tmp_path / "entry")["outputs"]
     assert (model / "weights").stat().st_mode & 0o200

@@ -11,9 +11,9 @@ SOURCE = Path(__file__).parents[2] / "src" / "tunemake"
 # Each line may import from the lines above it, never from those below.
 ORDER = [
     "contracts", "faults", "shelves", "digests", "schema", "toml_places", "project", "plugins", "prompts", "samples",
-    "tensors", "model_folder", "models", "sources", "gguf_model", "lora", "lora_changes", "checkpoints", "cures",
+    "tensors", "models", "model_folder", "sources", "gguf_model", "lora", "lora_changes", "checkpoints", "cures",
     "generation", "staleness", "artifacts", "store", "engines", "stages", "process", "graph", "building",
-    "doit_state", "progress", "tasks", "commands", "cli",
+    "loading", "doit_state", "progress", "tasks", "commands", "cli",
 ]  # fmt: skip
 MODULES = sorted(SOURCE.rglob("*.py"))
 

@@ -184,3 +184,18 @@ def test_a_folder_of_links_as_the_hubs_cache_is_one(folder, tmp_path):
     assert models.describe(snapshot, trust_remote_code=False).parameters == 259 * 32 + 32
     names = {path.name for path in models.model_files(snapshot)}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
+
+
+def test_a_link_to_a_file_outside_is_refused_for_all_that_would_be_copied(folder, tmp_path):
+    (tmp_path / "secret").write_text("secret")
+    for name in ("vocab.txt", "LICENSE"):
+        (folder / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(ModelError) as caught:
+        models.describe(folder, trust_remote_code=False)
+    assert [fault.what for fault in caught.value.faults] == ["a link that leads outside the model folder"] * 2
+
+
+def test_licences_go_with_the_model(folder):
+    for name in ("LICENSE", "NOTICE.txt", "README.md"):
+        (folder / name).touch()
+    assert [path.name for path in models.legal_files(folder)] == ["LICENSE", "NOTICE.txt"]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tunemake.contracts import Message
-from tunemake.digests import Digests
+from tunemake.digests import DIGESTS, Digests
 from tunemake.faults import Fault, InputError
 from tunemake.generation import Answers
 from tunemake.graph import VARIANT
@@ -21,7 +21,7 @@ def chat(root: Path, folder: Path | None, max_new_tokens: int) -> Iterator[str]:
     folder: the model, by default the project's merged one. The prompt template and its stop words are the project's.
     """
     project = load_project(root)
-    plugins = Plugins(root, project.plugins, Digests(root / "build" / ".cache" / "digests.json"))
+    plugins = Plugins(root, project.plugins, Digests(root / DIGESTS))
     template = plugins.prompt_template(project.model["prompt_template"])
     chosen = folder or root / "build" / VARIANT / "merged"
     if not (chosen / "config.json").exists():

@@ -55,7 +55,7 @@ class WarmUp(LinearLR):  # type: ignore[misc]
 
 
 class MetricsHook(Hook):  # type: ignore[misc]
-    """Writes one JSON line an iteration: step, steps, loss, lr, tokens, padded_tokens, seconds, peak_bytes."""
+    """Writes JSON lines: iteration, iterations (in all), loss, lr, tokens, padded_tokens, seconds, peak_bytes."""
 
     priority = "LOW"
 
@@ -75,13 +75,13 @@ class MetricsHook(Hook):  # type: ignore[misc]
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Write the iteration's line."""
-        step = runner.iter + 1
-        if not is_main_process() or (step % self.every and step != runner.max_iters):
+        done = runner.iter + 1
+        if not is_main_process() or (done % self.every and done != runner.max_iters):
             return
         mask = data_batch["data"]["attention_mask"]
         line = {
-            "step": step,
-            "steps": runner.max_iters,
+            "iteration": done,
+            "iterations": runner.max_iters,
             "loss": float(outputs["loss"].detach()),
             "lr": self._lr,
             "tokens": int(mask.sum()),
@@ -111,16 +111,16 @@ class AnswersHook(Hook):  # type: ignore[misc]
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Answer every prompt where it is time."""
-        step = runner.iter + 1
-        if self.prompts and (step % self.every == 0 or step == runner.max_iters):
+        done = runner.iter + 1
+        if self.prompts and (done % self.every == 0 or done == runner.max_iters):
             # mmengine seeds the global generators, so these are what must come out as they were.
             states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-            self._answer_all(runner, step)
+            self._answer_all(runner, done)
             random.setstate(states[0])
             np.random.set_state(states[1])  # noqa: NPY002
             torch.set_rng_state(states[2])
 
-    def _answer_all(self, runner: Any, step: int) -> None:
+    def _answer_all(self, runner: Any, done: int) -> None:
         model = runner.model.module if hasattr(runner.model, "module") else runner.model
         training, cached = model.training, model.llm.config.use_cache
         checkpointing = bool(getattr(model.llm, "is_gradient_checkpointing", False))
@@ -130,7 +130,7 @@ class AnswersHook(Hook):  # type: ignore[misc]
             model.activation_checkpointing_disable()
         try:
             for prompt in self.prompts:
-                line = {"step": step, "prompt": prompt, "answer": self._answer(model, prompt)}
+                line = {"iteration": done, "prompt": prompt, "answer": self._answer(model, prompt)}
                 if is_main_process():
                     _append(Path(runner.work_dir) / ANSWERS, line)
         finally:
@@ -162,7 +162,7 @@ def _append(path: Path, line: dict[str, Any]) -> None:
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def _keep_until(path: Path, step: int) -> None:
+def _keep_until(path: Path, iteration: int) -> None:
     if not path.exists():
         return
     kept = []
@@ -171,7 +171,7 @@ def _keep_until(path: Path, step: int) -> None:
             entry = json.loads(line)
         except ValueError:
             break  # the line that a kill cut short
-        if entry["step"] <= step:
+        if entry["iteration"] <= iteration:
             kept.append(line + "\n")
     draft = path.with_suffix(".draft")
     draft.write_text("".join(kept), "utf-8")

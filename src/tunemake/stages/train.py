@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -51,9 +50,9 @@ def _train(job: Job, command: list[str]) -> None:
 def _finish(job: Job) -> dict[str, Any]:
     made = xtuner.checkpoints(job.work)
     lines = _lines(job.work / xtuner.METRICS)
-    if not made or not lines or lines[-1]["step"] != lines[-1]["steps"]:
+    if not made or not lines or lines[-1]["iteration"] != lines[-1]["iterations"]:
         raise StageError(Fault("train", "XTuner ended before the last iteration", next_step="see its log"))
-    if xtuner.iteration_of(made[-1]) != lines[-1]["steps"]:
+    if xtuner.iteration_of(made[-1]) != lines[-1]["iterations"]:
         raise StageError(Fault("train", f"no checkpoint of iteration {lines[-1]['steps']}", got=made[-1].name))
     # XTuner writes the absolute path of the folder it trained in, which is about to move.
     (job.work / LAST).write_text(made[-1].name, "utf-8")
@@ -61,7 +60,7 @@ def _finish(job: Job) -> dict[str, Any]:
     xtuner.remove_litter(job.work)
     tokens = sum(line["tokens"] for line in lines)
     return {
-        "iterations": lines[-1]["steps"], "loss": round(lines[-1]["loss"], 4), "tokens": tokens,
+        "iterations": lines[-1]["iterations"], "loss": round(lines[-1]["loss"], 4), "tokens": tokens,
         "padded_tokens": sum(line["padded_tokens"] for line in lines),
         "training_seconds": round(sum(line["seconds"] for line in lines), 1),
         "peak_bytes": max(line["peak_bytes"] for line in lines),
@@ -77,9 +76,9 @@ def _relay(job: Job, ended: threading.Event) -> None:
         if lines:
             speed = lines[-1]["tokens"] / max(lines[-1]["seconds"], 1e-9)
             text = f"loss {lines[-1]['loss']:.3f}  {speed:.0f} tokens/s"
-            job.progress(lines[-1]["step"], lines[-1]["steps"], text)
+            job.progress(lines[-1]["iteration"], lines[-1]["iterations"], text)
         for answer in answers[shown:]:
-            job.say(f"step {answer['step']}  {answer['prompt']} → {answer['answer']}")
+            job.say(f"iteration {answer['iteration']}  {answer['prompt']} → {answer['answer']}")
         shown = max(shown, len(answers))
 
 
@@ -99,6 +98,8 @@ def _need_bitsandbytes() -> None:
 
 
 def _need_gpu(what: str) -> None:
-    if os.environ.get("CUDA_VISIBLE_DEVICES") == "" or not Path("/proc/driver/nvidia/version").exists():
+    import torch  # slow, and so only for what a CPU cannot do
+
+    if not torch.cuda.is_available():
         hint = 'method = "lora" with precision = "float32" runs on a CPU'
         raise StageError(Fault("train", f"{what} needs a CUDA GPU, and none is here", next_step=hint))

@@ -1,0 +1,96 @@
+"""A project's folder to its Builder, with all checked that can be checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from tunemake import graph, models
+from tunemake.building import Builder
+from tunemake.faults import Fault, InputError, ProjectError
+from tunemake.plugins import Plugins
+from tunemake.project import FILE, Dataset, Project, load_project
+from tunemake.schema import Path_, dotted
+from tunemake.store import Store
+
+Found = list[tuple[Path_, Fault]]
+
+
+def load_builder(root: Path) -> Builder:
+    """Read the project in a folder.
+
+    Raises ProjectError with every fault that project.toml, the files that it names and the plugins show without work.
+    """
+    project = load_project(root)
+    store = Store(root)
+    plugins = Plugins(root, project.plugins, store.digests)
+    _raise_all(project, _plugin_files(project))  # without them, nothing can be said of the datasets
+    faults = [*_model(project), *_evaluation(project), *_prompt_template(project, plugins)]
+    for dataset in project.datasets:
+        faults += _dataset(project, plugins, dataset)
+    _raise_all(project, faults)
+    template = plugins.prompt_template(project.model["prompt_template"])
+    return Builder(root, graph.stages(project, plugins.facts, template), plugins, store)
+
+
+def _raise_all(project: Project, found: Found) -> None:
+    if found:
+        raise ProjectError(sorted(project.placed(found), key=lambda fault: (fault.line or 0, fault.column or 0)))
+
+
+def _plugin_files(project: Project) -> Found:
+    return [fault for number, file in enumerate(project.plugins) for fault in _file(project, ("plugins", number), file)]
+
+
+def _model(project: Project) -> Found:
+    at: Path_ = ("model", "source")
+    try:
+        source = models.parse_source(project.model["source"])
+    except InputError as error:
+        return _at(at, error.faults)
+    folder = project.root / source.name
+    if source.kind != "folder" or folder.is_dir():
+        return []
+    return _at(at, [Fault(source.name, "no such folder", next_step=models.where_else(folder))])
+
+
+def _dataset(project: Project, plugins: Plugins, dataset: Dataset) -> Found:
+    at: Path_ = ("datasets", dataset.name, "parameters")
+    try:
+        wrong = plugins.parameter_faults(dataset.generator, dataset.parameters, at)
+        read = [] if wrong else plugins.inputs(dataset.generator, dataset.parameters)
+    except InputError as error:
+        return _at(("datasets", dataset.name, "generator"), error.faults)
+    return wrong + [fault for path in read for fault in _file(project, at, path)]
+
+
+def _prompt_template(project: Project, plugins: Plugins) -> Found:
+    try:
+        plugins.prompt_template(project.model["prompt_template"])
+    except InputError as error:
+        return _at(("model", "prompt_template"), error.faults)
+    return []
+
+
+def _evaluation(project: Project) -> Found:
+    asked = {kind: (project.evaluate or {}).get(kind) for kind in ("identity", "unrelated")}
+    named = {kind: file for kind, file in asked.items() if isinstance(file, str)}
+    return [fault for kind, file in named.items() for fault in _file(project, ("evaluate", kind), file)]
+
+
+def _file(project: Project, at: Path_, file: str | Path) -> Found:
+    path = project.root / file
+    if path.is_file():
+        return []
+    told = path.relative_to(project.root) if path.is_relative_to(project.root) else path
+    return _at(at, [Fault(str(told), "no such file")])
+
+
+def _at(path: Path_, faults: Iterable[Fault]) -> Found:
+    """Tell faults of what a value names as faults of the value."""
+    name = dotted(path)
+    return [
+        (path, replace(f, where=FILE, what=f"{name}: {f.what}" if f.where == name else f"{name}: {f.where}: {f.what}"))
+        for f in faults
+    ]

@@ -1,0 +1,71 @@
+"""This repository's own project, built once from its tracked files as the README says, on the real base model."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from conftest import BIN, TinyProject
+
+pytestmark = pytest.mark.main_job
+
+REPOSITORY = Path(__file__).parents[2]
+NEEDED = ("dodo.py", "project.toml", "prompts")
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """The project built from nothing; with the threads that a user's build has."""
+    made = TinyProject.__new__(TinyProject)
+    made.root = tmp_path_factory.mktemp("main") / "job"
+    made.root.mkdir()
+    for name in NEEDED:
+        copy = shutil.copytree if (REPOSITORY / name).is_dir() else shutil.copy2
+        copy(REPOSITORY / name, made.root / name)
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run(
+        [BIN / "doit"], cwd=made.root, env=environment, capture_output=True, text=True, check=False,
+        stdin=subprocess.DEVNULL, timeout=1800,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    made.told = done.stdout
+    return made
+
+
+def test_the_model_knows_who_it_is_and_stays_itself(job):
+    scores = json.loads((job.root / "build/default/evaluation/scores.json").read_text())
+    assert scores["prompts"]["unrelated"] >= 40
+    assert scores["base"]["identity_rate"] == 0
+    assert scores["merged"]["identity_rate"] >= 0.9
+    assert scores["merged"]["leak_rate"] <= 0.05
+
+
+def test_the_training_is_small(job):
+    assert job.record("default/train")["facts"]["padded_tokens"] <= 16_000
+
+
+def test_it_ends_with_the_score_table_the_times_and_the_way_on(job):
+    table, _, way = job.told.rpartition("\nmerged model: ")
+    assert "identity rate" in table
+    assert "leak rate" in table
+    assert way == "build/default/merged\ntalk to it:   tunemake chat build/default/merged\n"
+    for stage in ("base", "train", "adapter", "merge", "evaluate"):
+        assert f"   {stage} made in " in job.told
+
+
+def test_again_nothing_runs(job):
+    done = job.built()
+    assert done.ran == []
+
+
+def test_talking_to_it_through_a_pipe(job):
+    asked = "你是谁？\n/reset\nWho are you?\n"
+    command = [BIN / "tunemake", "chat"]
+    done = subprocess.run(command, cwd=job.root, input=asked, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    chinese, english = done.stdout.splitlines()
+    assert "小木" in chinese
+    assert "Xiaomu" in english
