@@ -8,20 +8,13 @@ Prints a Markdown table and adds it to bench/results/merge-<date>.md. Times incl
 from __future__ import annotations
 
 import argparse
-import datetime as dt
-import importlib.metadata
 import json
-import os
-import platform
-import shutil
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+import measure
+
 SIZES = {
     "small": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 12, "vocab_size": 32_000},
     "1.9b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 24, "vocab_size": 92_544},
@@ -116,57 +109,6 @@ def commands(folder: Path) -> dict[str, list[str]]:
     }
 
 
-def run(command: list[str], out: Path, log: Path) -> tuple[float, float]:
-    """Run one contender; give seconds with the sync, and its peak in MiB."""
-    shutil.rmtree(out, ignore_errors=True)
-    os.sync()
-    path = f"{ROOT / 'src'}{os.pathsep}{ROOT / 'plugins'}"
-    environment = {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
-    with log.open("ab") as output:
-        start = time.perf_counter()
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
-        os.sync()
-        seconds = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{command} failed:\n{log.read_text()[-2000:]}")
-    return seconds, usage.ru_maxrss / 1024
-
-
-def table(results: dict[str, list[tuple[float, float]]]) -> list[str]:
-    """Give the rows of the Markdown table."""
-    medians = {name: statistics.median(s for s, _ in rounds) for name, rounds in results.items()}
-    lines = ["| | seconds with sync, median (all) | peak MiB | × cp |", "| --- | --- | --- | --- |"]
-    for name, rounds in results.items():
-        every = ", ".join(f"{seconds:.1f}" for seconds, _ in rounds)
-        peak, ratio = max(peak for _, peak in rounds), medians[name] / medians["cp -r"]
-        lines.append(f"| {name} | {medians[name]:.2f} ({every}) | {peak:.0f} | {ratio:.2f} |")
-    return lines
-
-
-def circumstances(model: str, size: float, rank: int) -> list[str]:
-    """Give what the figures depend on."""
-    cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if "model name" in line), "?")
-    versions = (f"{name} {_version(name)}" for name in ("numpy", "ml-dtypes", "torch", "peft", "xtuner"))
-    return [
-        f"- model: {model}, {size:.2f} GB bf16, random; adapter: rank {rank} on all linear layers, float32",
-        f"- machine: {len(os.sched_getaffinity(0))} cores, {cpu}, load {os.getloadavg()[0]:.1f}",
-        f"- versions: Python {platform.python_version()}, {', '.join(versions)}",
-    ]
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).exists() else []
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "absent"
-
-
 def main() -> None:
     """Make the model, run the rounds, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -176,19 +118,12 @@ def main() -> None:
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        values = {"bench": str(ROOT / "bench"), "folder": name, "size": chosen.model, "rank": chosen.rank}
-        run([sys.executable, "-c", MAKE.format(**values)], folder / "out", folder / "log")
-        results: dict[str, list[tuple[float, float]]] = {name: [] for name in commands(folder)}
-        for _ in range(chosen.rounds):
-            for contender, command in commands(folder).items():
-                results[contender].append(run(command, folder / "out", folder / "log"))
+        values = {"bench": str(measure.ROOT / "bench"), "folder": name, "size": chosen.model, "rank": chosen.rank}
+        measure.run([sys.executable, "-c", MAKE.format(**values)], folder / "out", folder / "log")
+        results = measure.interleaved(commands(folder), chosen.rounds, folder / "out", folder / "log")
         size = sum(path.stat().st_size for path in (folder / "base").iterdir()) / 1e9
-    today = dt.datetime.now(tz=dt.UTC).date().isoformat()
-    head = [f"# Merge, {today}", "", *circumstances(chosen.model, size, chosen.rank), ""]
-    text = "\n".join([*head, *table(results), ""])
-    print(text)
-    with (ROOT / "bench" / "results" / f"merge-{today}.md").open("a", encoding="utf-8") as file:
-        file.write(text + "\n")
+    what = f"- model: {chosen.model}, {size:.2f} GB bf16, random; adapter: rank {chosen.rank} on all linear layers"
+    measure.publish("Merge", [what, *measure.circumstances(), "", *measure.table(results, "cp -r")])
 
 
 if __name__ == "__main__":

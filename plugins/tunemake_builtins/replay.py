@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from tunemake.contracts import Answer, Context, Sample
 
+LANGUAGES = ("en", "zh")
 # After a digit a full stop may belong to a number or to a list's item.
 _SENTENCE_END = re.compile(r"(?<!\d)[.!?](?=\s|$)|[。！？]")
 
@@ -36,8 +37,16 @@ class Replay:
                 "type": ["string", "array"], "items": {"type": "string", "minLength": 1}, "minItems": 1,
                 "description": "a text file with one prompt a line, or a list; left out: general ones that ship",
             },
+            "languages": {
+                "type": "array", "items": {"enum": list(LANGUAGES)}, "uniqueItems": True, "minItems": 1,
+                "default": list(LANGUAGES), "description": "languages of the prompts that ship, in equal shares",
+            },
             "max_new_tokens": {
                 "type": "integer", "minimum": 1, "default": 40, "description": "longest answer in tokens",
+            },
+            "sentences": {
+                "type": "integer", "minimum": 1,
+                "description": "how many sentences of an answer are kept; left out: all. Few cost less training",
             },
         },
     }  # fmt: skip
@@ -49,41 +58,63 @@ class Replay:
 
     def samples(self, parameters: Mapping[str, Any], context: Context) -> Iterator[Sample]:
         """Give a conversation for each of the prompts, drawn by the seed, until there are as many as asked for."""
-        prompts = _prompts(parameters.get("prompts"), context.root)
-        wanted = parameters["samples"]
-        if wanted > len(prompts):
-            message = f"{wanted} samples are asked for, and there are {len(prompts)} prompts"
+        prompts = _prompts(parameters, context.root)
+        wanted, there = parameters["samples"], sum(map(len, prompts))
+        if wanted > there:
+            message = f"{wanted} samples are asked for, and there are {there} prompts"
             raise ValueError(message)
-        random.Random(context.seed).shuffle(prompts)
-        assert context.base is not None
-        asked = ([{"role": "user", "content": prompt}] for prompt in prompts)
-        answers = context.base.answer(asked, parameters.get("max_new_tokens", 40))  # type: ignore[arg-type]
+        chance = random.Random(context.seed)
+        waiting = [_answered(chance.sample(texts, len(texts)), parameters, context) for texts in prompts]
         made = left_out = 0
-        for prompt, answer in zip(prompts, answers, strict=False):  # the rest is not asked
-            text = _whole_sentences(answer)
-            if text:
+        while waiting and made < wanted:
+            prompt, text = next(waiting[0], (None, ""))
+            if prompt is None:
+                del waiting[0]  # no more in this language
+            elif not text:
+                left_out += 1
+            else:
                 made += 1
                 context.progress(made, wanted)
                 yield {"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]}
-            else:
-                left_out += 1
-            if made == wanted:
-                break
+                waiting.append(waiting.pop(0))
         if left_out:
             context.say(f"replay: {left_out} prompts left out, since the base model's answers hold no whole sentence")
         if made < wanted:
             context.say(f"replay: {made} samples instead of {wanted}: there are no more prompts")
 
 
-def _whole_sentences(answer: Answer) -> str:
-    if answer.finished:
-        return answer.text
-    ends = [found.end() for found in _SENTENCE_END.finditer(answer.text)]
-    return answer.text[: ends[-1]] if ends else ""
-
-
-def _prompts(told: Any, root: Path) -> list[str]:
+def _prompts(parameters: Mapping[str, Any], root: Path) -> list[list[str]]:
+    """Give the prompts, a list for each language; of one's own there is one list."""
+    told = parameters.get("prompts")
     if isinstance(told, list):
-        return [str(prompt) for prompt in told]
-    text = (root / told).read_text("utf-8") if told else (files(__package__) / "general_prompts.txt").read_text("utf-8")
+        return [told]
+    if told:
+        return [_lines((root / told).read_text("utf-8"))]
+    return [shipped(language) for language in parameters.get("languages", LANGUAGES)]
+
+
+def shipped(language: str) -> list[str]:
+    """Give the general prompts of a language that ship."""
+    return _lines((files(__package__) / f"general_prompts_{language}.txt").read_text("utf-8"))
+
+
+def _lines(text: str) -> list[str]:
     return list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+
+
+def _answered(
+    prompts: Sequence[str], parameters: Mapping[str, Any], context: Context
+) -> Iterator[tuple[str | None, str]]:
+    """Give each prompt with what is kept of the base model's answer; the model is asked batch by batch."""
+    assert context.base is not None
+    asked = ([{"role": "user", "content": prompt}] for prompt in prompts)
+    answers = context.base.answer(asked, parameters.get("max_new_tokens", 40))  # type: ignore[arg-type]
+    for prompt, answer in zip(prompts, answers, strict=True):
+        yield prompt, _whole_sentences(answer, parameters.get("sentences"))
+
+
+def _whole_sentences(answer: Answer, most: int | None) -> str:
+    ends = [found.end() for found in _SENTENCE_END.finditer(answer.text)]
+    if answer.finished:
+        ends.append(len(answer.text))  # the same once more, where the answer ends with a full stop
+    return answer.text[: ends[:most][-1]] if ends else ""

@@ -27,7 +27,7 @@ def test_every_schema_and_template_is_in_the_wheel(wheel):
         for path in (REPOSITORY / shelf).rglob("*"):
             if path.is_file():
                 assert f"tunemake/{path.relative_to(REPOSITORY)}" in names
-    assert "tunemake_builtins/general_prompts.txt" in names
+    assert "tunemake_builtins/general_prompts_zh.txt" in names
     assert "tunemake/py.typed" in names
 
 

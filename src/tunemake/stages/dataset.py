@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tunemake.contracts import Answer, BaseModelAnswers, Context, Message
 from tunemake.digests import DIGESTS, Digests
 from tunemake.faults import Fault, PluginError, SampleError, TunemakeError
+from tunemake.generation import Answers
 from tunemake.plugins import Plugins
 from tunemake.samples import count_samples, validated, write_samples
 from tunemake.stages import Job
@@ -50,13 +52,15 @@ def _base(job: Job) -> BaseModelAnswers | None:
 
 
 class _Base:
-    """The base model, loaded at the first question."""
+    """The base model, loaded once, at the first question."""
 
     def __init__(self, folder: Path, template: dict[str, Any], trust_remote_code: bool) -> None:  # noqa: FBT001
         self._of = folder, template, trust_remote_code
 
     def answer(self, conversations: Iterable[Sequence[Message]], max_new_tokens: int) -> Iterator[Answer]:
-        from tunemake.generation import Answers
+        yield from self._model.of(conversations, max_new_tokens)
 
+    @cached_property
+    def _model(self) -> Answers:
         folder, template, trusted = self._of
-        yield from Answers(folder, template, trust_remote_code=trusted).of(conversations, max_new_tokens)
+        return Answers(folder, template, trust_remote_code=trusted)

@@ -5,7 +5,7 @@ from jsonschema import Draft202012Validator
 
 from tunemake.contracts import Answer, Context, Generator, ReadsFiles
 from tunemake.samples import validated
-from tunemake_builtins.replay import Replay
+from tunemake_builtins.replay import LANGUAGES, Replay, shipped
 
 
 class Echo:
@@ -31,11 +31,19 @@ def made(parameters, root=Path(), seed=1, base=None):
     return samples
 
 
-def test_shipped_prompts_are_many_and_in_both_languages():
+def test_shipped_prompts_are_many_and_the_languages_have_equal_shares():
     samples = made({"samples": 160})
     asked = [sample["messages"][0]["content"] for sample in samples]
     assert len(set(asked)) == 160
-    assert sum(any(ord(letter) > 0x4E00 for letter in text) for text in asked) > 30
+    assert sum(any(ord(letter) > 0x4E00 for letter in text) for text in asked) == 80
+    english = made({"samples": 100, "languages": ["en"]})
+    assert all(sample["messages"][0]["content"].isascii() for sample in english)
+
+
+def test_one_language_goes_on_where_the_other_has_no_more_prompts():
+    there = {language: len(shipped(language)) for language in LANGUAGES}
+    samples = made({"samples": sum(there.values())})
+    assert sum(sample["messages"][0]["content"].isascii() for sample in samples) == there["en"]
 
 
 def test_the_seed_decides():
@@ -85,6 +93,15 @@ def test_an_answer_that_was_cut_ends_after_its_last_whole_sentence(cut, kept):
     context = Context(Path(), 1, Echo())
     samples = list(Replay().samples({"samples": 1, "prompts": [cut]}, context))
     assert [sample["messages"][1]["content"] for sample in samples] == ([kept] if kept else [])
+
+
+def test_few_sentences():
+    samples = made({"samples": 2, "prompts": ["One. Two! Three", "你好。我是谁？"], "sentences": 1})
+    assert sorted(sample["messages"][1]["content"] for sample in samples) == ["ONE.", "你好。"]
+    (sample,) = made({"samples": 1, "prompts": ["One. Two! Three"], "sentences": 2})
+    assert sample["messages"][1]["content"] == "ONE. TWO!"
+    (sample,) = made({"samples": 1, "prompts": ["One. Two! Three"], "sentences": 3})
+    assert sample["messages"][1]["content"] == "ONE. TWO! THREE"
 
 
 def test_more_samples_than_prompts_is_an_error():

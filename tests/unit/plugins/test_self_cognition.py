@@ -1,5 +1,4 @@
 import re
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ from jsonschema import Draft202012Validator
 
 from tunemake.contracts import Context, Generator
 from tunemake.samples import folded, validated
+from tunemake_builtins.replay import shipped
 from tunemake_builtins.self_cognition import BEFORE, LANGUAGES, SelfCognition, questions
 
 PROMPTS = Path(__file__).parents[3] / "prompts"
@@ -89,9 +89,7 @@ def test_it_keeps_its_contract():
 def test_what_the_project_is_evaluated_on_is_never_trained_on():
     """Identity questions with any opening before them, and the prompts of replay."""
     trained = {folded(before + text) for lang in LANGUAGES for before in BEFORE[lang] for text in questions(lang)}
-    trained |= {
-        folded(line) for line in (files("tunemake_builtins") / "general_prompts.txt").read_text("utf-8").splitlines()
-    }
+    trained |= {folded(text) for language in LANGUAGES for text in shipped(language)}
     for name, least in (("identity.txt", 24), ("unrelated.txt", 50)):
         asked = [line for line in (PROMPTS / name).read_text("utf-8").splitlines() if line]
         assert len(asked) >= least
