@@ -23,6 +23,7 @@ def task_tunemake() -> Iterator[dict[str, Any]]:
     try:
         builder = load_builder(Path.cwd())
         StateFile.stages = frozenset(builder.stages)
+        yield {"basename": "dataset", "name": None, "doc": "the samples of every dataset"}
         for stage in builder.stages.values():
             yield _task(builder, stage)
     except TunemakeError as error:

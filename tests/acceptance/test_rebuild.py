@@ -127,6 +127,7 @@ def test_clean_removes_links_and_forget_makes_anew(built):
 def test_doits_own_commands_show_the_graph(built):
     listed = built.doit("list", "--all", "--deps").out
     assert "build/default/data/train.json" in listed
+    assert "the samples of every dataset" in listed
     info = built.doit("info", "merge").out
     assert "up-to-date" in info
     assert "build/default/merged/config.json" in info

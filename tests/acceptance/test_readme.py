@@ -1,0 +1,50 @@
+"""What the READMEs show is so: their code runs, their files exist, both languages show the same."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+READMES = [REPOSITORY / "README.md", REPOSITORY / "README.zh-CN.md"]
+
+
+def blocks(readme, language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", readme.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("language", ["sh", "toml", "python", ""])
+def test_both_languages_show_the_same(language):
+    assert blocks(READMES[0], language) == blocks(READMES[1], language)
+
+
+def test_the_project_shown_is_this_repositorys_own():
+    assert blocks(READMES[0], "toml")[0] == (REPOSITORY / "project.toml").read_text("utf-8")
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(readme):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", readme.read_text("utf-8"))
+    assert links
+    assert all((REPOSITORY / link).exists() for link in links)
+
+
+def test_the_way_in_and_the_dataset_of_ones_own(project):
+    way_in, dataset = blocks(READMES[0], "python")
+    plugins, declared = blocks(READMES[0], "toml")[1].split("\n\n", 1)
+    project.write("dodo.py", way_in)
+    project.write("my_data.py", dataset)
+    text = (project.root / "project.toml").read_text()
+    project.write("project.toml", f"{plugins}\n{text}\n{declared}")
+    project.built("dataset:greetings")
+    samples = json.loads((project.root / "build/default/datasets/greetings/samples.json").read_text())
+    assert [sample["messages"][1]["content"] for sample in samples] == [f"Hello to you {number}" for number in range(3)]
+
+
+def test_the_faults_shown_are_told_so(project):
+    shutil.copytree(REPOSITORY / "prompts", project.root / "prompts")
+    project.write("project.toml", re.sub("^steps = ", "step = ", blocks(READMES[0], "toml")[0], flags=re.MULTILINE))
+    shown = next(block for block in blocks(READMES[0], "") if "did you mean" in block)
+    assert project.doit().told() == f"ERROR: {shown}"
