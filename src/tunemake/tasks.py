@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -148,8 +150,16 @@ def _result(tasks: Mapping[str, Any]) -> str:
         told += "\n" + score_table(json.loads(scores.read_text("utf-8")))
     merged = links.get("merge")
     if merged and Path(merged).exists():
-        told += f"\nmerged model: {merged}\ntalk to it:   tunemake chat {merged}\n"
+        told += f"\nmerged model: {merged}\ntalk to it:   {_own_command()} chat {merged}\n"
     return told
+
+
+def _own_command() -> str:
+    """Give tunemake's command as it can be typed here: by its path where the environment is not activated."""
+    own = Path(sys.executable).with_name("tunemake")
+    if not own.exists() or shutil.which("tunemake") == str(own):
+        return "tunemake"
+    return str(own.relative_to(Path.cwd())) if own.is_relative_to(Path.cwd()) else str(own)
 
 
 def score_table(scores: Mapping[str, Any]) -> str:

@@ -51,7 +51,7 @@ def test_it_ends_with_the_score_table_the_times_and_the_way_on(job):
     table, _, way = job.told.rpartition("\nmerged model: ")
     assert "identity rate" in table
     assert "leak rate" in table
-    assert way == "build/default/merged\ntalk to it:   tunemake chat build/default/merged\n"
+    assert way == f"build/default/merged\ntalk to it:   {BIN / 'tunemake'} chat build/default/merged\n"
     for stage in ("base", "train", "adapter", "merge", "evaluate"):
         assert f"   {stage} made in " in job.told
 
