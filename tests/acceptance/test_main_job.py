@@ -56,6 +56,19 @@ def test_it_ends_with_the_score_table_the_times_and_the_way_on(job):
         assert f"   {stage} made in " in job.told
 
 
+def test_the_adapter_is_what_xtuner_itself_converts(job, tmp_path):
+    from safetensors.torch import load_file
+
+    train = job.root / "build/default/train"
+    checkpoint = str(train / (train / "last_checkpoint").read_text())
+    config = "build/default/config/train.py"
+    done = job.run("tunemake", "xtuner", "pth_to_hf", config, checkpoint, str(tmp_path), "--safe-serialization")
+    assert done.code == 0, done.told()
+    ours, theirs = (load_file(f / "adapter_model.safetensors") for f in (job.root / "build/default/adapter", tmp_path))
+    assert ours.keys() == theirs.keys()
+    assert all(tensor.half().equal(theirs[name]) for name, tensor in ours.items())  # XTuner writes float16
+
+
 def test_again_nothing_runs(job):
     done = job.built()
     assert done.ran == []
