@@ -24,11 +24,16 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Made:
-    """What is known of a stage's run beside what it made. seconds: wall time; started: UTC, ISO 8601."""
+    """What is known of a stage's run beside what it made.
+
+    started: UTC, ISO 8601. seconds: wall time of the run that ended it. runtime: values that only decided how it ran.
+    facts: what the stage tells of its result.
+    """
 
     started: str
     seconds: float
     environment: Mapping[str, str]
+    runtime: Mapping[str, Any]
     facts: Mapping[str, Any]
 
 

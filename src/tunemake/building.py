@@ -15,10 +15,11 @@ from typing import Any
 
 from tunemake import __version__, models, shelves
 from tunemake.artifacts import Made, commit, read_record
-from tunemake.faults import Fault, InputError, StageError
+from tunemake.faults import Fault, InputError, StageError, StoppedError
 from tunemake.graph import Need, Stage
 from tunemake.plugins import DATASETS, Plugins, installed_version
 from tunemake.process import Event, run_stage
+from tunemake.project import Project
 from tunemake.stages import Job
 from tunemake.staleness import Decides, reasons
 from tunemake.store import Store
@@ -43,14 +44,16 @@ class State:
 class Builder:
     """Decides on and makes the artifacts of one project."""
 
-    def __init__(self, root: Path, made: list[Stage], plugins: Plugins, store: Store) -> None:
-        self.root, self.store, self.plugins = root, store, plugins
+    def __init__(self, project: Project, made: list[Stage], plugins: Plugins, store: Store) -> None:
+        self.project, self.root, self.store, self.plugins = project, project.root, store, plugins
         self.stages = {stage.name: stage for stage in made}
 
     def state(self, name: str) -> State:
         """Compare what is there with what the project asks for; raises InputError where an input is missing."""
         stage = self.stages[name]
         decides = self._decides(stage)
+        if self.store.is_forgotten(stage.link):
+            return State(decides, ["forgotten on request"], in_store=False)
         flaws = self.store.flaws(decides)
         if flaws is None:
             before = self.store.record(stage.link)
@@ -67,10 +70,19 @@ class Builder:
 
         anew: make it even where it is fresh. Raises InputError, StageError or StoppedError.
         """
-        stage = self.stages[name]
-        state = self.state(name)
-        with self.store.lock(state.decides) as lock:
-            if anew or not self.store_has(state.decides):
+        try:
+            return self._make_once(self.stages[name], anew=anew, watch=watch)
+        except (InputError, StageError) as error:
+            raise type(error)(self.project.located(fault) for fault in error.faults) from None
+
+    def _make_once(self, stage: Stage, *, anew: bool, watch: Callable[[Event], None]) -> Mapping[str, Any]:
+        state = self.state(stage.name)
+
+        def wait(process: str) -> None:
+            watch({"say": f"waiting for another build, process {process}, which makes the same"})
+
+        with self.store.lock(state.decides, wait) as lock:
+            if anew or self.store.is_forgotten(stage.link) or not self.store_has(state.decides):
                 self._make(stage, state.decides, lock, watch)
             self.store.show(stage.link, state.decides)
         self.store.digests.save()
@@ -90,9 +102,12 @@ class Builder:
         work.mkdir(parents=True, exist_ok=True)
         job = Job(self.root, work, stage.parameters, stage.runtime, self._inputs(stage))
         started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-        facts = run_stage(stage.kind, job, lock, watch)
+        try:
+            facts = run_stage(stage.kind, job, lock, watch)
+        except StoppedError as error:
+            raise _stopped(stage, work, error) from None
         self.store.digests.refresh()
-        made = Made(started, round(time.monotonic() - clock, 2), _environment(), facts)
+        made = Made(started, round(time.monotonic() - clock, 2), _environment(), stage.runtime, facts)
         try:
             commit(work, self.store.entry(decides), decides, made, stage.outputs, self.store.digests)
         except OSError as error:
@@ -148,6 +163,15 @@ class Builder:
 
     def _portable(self, path: Path) -> str:
         return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else path.name
+
+
+def _stopped(stage: Stage, work: Path, error: StoppedError) -> StoppedError:
+    """Say what the next build will do about work that was interrupted."""
+    told = "the next build makes it"
+    if stage.resumes:
+        kept = any(work.glob("iter_*.pth"))
+        told = "the next build goes on from its newest checkpoint" if kept else "no checkpoint was saved yet"
+    return StoppedError(Fault(stage.name, error.faults[0].what, next_step=told), error.signal_number)
 
 
 def _environment() -> dict[str, str]:

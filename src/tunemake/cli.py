@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except BrokenPipeError:  # whoever read our output has enough
+        sys.stdout = None
+        return 128 + signal.SIGPIPE
     except Exception:  # noqa: BLE001 - whatever it is, it is ours
         traceback.print_exc()
         return 3
@@ -39,12 +42,22 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tunemake", description="make for fine-tuned models; `doit` builds")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    chat = commands.add_parser("chat", help="talk to the merged model, or to any model folder")
+    chat = commands.add_parser("chat", help="talk to a model of this project; /reset begins a new conversation")
     chat.add_argument("folder", nargs="?", type=Path, help="model folder; default: the project's merged model")
-    chat.add_argument("--max-new-tokens", type=int, default=128, help="longest answer in tokens (128)")
+    chat.add_argument("--max-new-tokens", type=_positive, default=128, help="longest answer in tokens (128)")
     chat.set_defaults(run=_chat)
     commands.add_parser("xtuner", help="XTuner's own tools with cures: train, pth_to_hf, merge, …")
     return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+_positive.__name__ = "whole number above 0"  # argparse says it where the text is none
 
 
 def _chat(options: argparse.Namespace) -> int:

@@ -88,6 +88,7 @@ class StoppedError(TunemakeError):
 
     def __init__(self, fault: Fault, signal_number: int) -> None:
         super().__init__(fault)
+        self.signal_number = signal_number
         self.exit_code = 128 + signal_number
 
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tunemake import models
+from tunemake import models, schema
 from tunemake.plugins import GeneratorFacts
-from tunemake.project import Dataset, Project
+from tunemake.project import SCHEMA, Dataset, Project
 
 VARIANT = "default"
 # Raise a stage's version when it makes other content of the same inputs: every project then makes it anew.
@@ -161,9 +161,9 @@ def _training_data(project: Project) -> dict[str, Any]:
 
 
 def _train(project: Project) -> Stage:
-    from tunemake.engines import xtuner
-
-    deciding = xtuner.deciding_values({"train": project.train})["train"]
+    shape = schema.load_schema(SCHEMA)["properties"]["train"]
+    deciding, running = schema.parted("run", project.train, shape)
+    asked = {kind: (project.evaluate or {}).get(kind, []) for kind in ("identity", "unrelated")}
     needs = {
         # The light datasets first, then the config: what can be wrong is told before anything heavy starts.
         "config": Need("config", ("decides.py",)),
@@ -173,6 +173,7 @@ def _train(project: Project) -> Stage:
     return Stage(
         name="train", kind="train", doc="the training itself",
         parameters={**deciding, "data": _training_data(project), "seed": project.seed},
+        runtime={**running, "evaluate": asked},
         link=f"build/{VARIANT}/train", outputs=("last_checkpoint", "metrics.jsonl"), needs=needs, resumes=True,
         titles={**{name: f"train.{name}" for name in deciding}, "seed": "project.seed"},
     )  # fmt: skip

@@ -25,13 +25,13 @@ def load_builder(root: Path) -> Builder:
     project = load_project(root)
     store = Store(root)
     plugins = Plugins(root, project.plugins, store.digests)
-    _raise_all(project, _plugin_files(project))  # without them, nothing can be said of the datasets
+    _raise_all(project, _plugin_files(project, plugins))  # without them, nothing can be said of the datasets
     faults = [*_model(project), *_evaluation(project), *_prompt_template(project, plugins)]
     for dataset in project.datasets:
         faults += _dataset(project, plugins, dataset)
     _raise_all(project, faults)
     template = plugins.prompt_template(project.model["prompt_template"])
-    return Builder(root, graph.stages(project, plugins.facts, template), plugins, store)
+    return Builder(project, graph.stages(project, plugins.facts, template), plugins, store)
 
 
 def _raise_all(project: Project, found: Found) -> None:
@@ -39,8 +39,18 @@ def _raise_all(project: Project, found: Found) -> None:
         raise ProjectError(sorted(project.placed(found), key=lambda fault: (fault.line or 0, fault.column or 0)))
 
 
-def _plugin_files(project: Project) -> Found:
-    return [fault for number, file in enumerate(project.plugins) for fault in _file(project, ("plugins", number), file)]
+def _plugin_files(project: Project, plugins: Plugins) -> Found:
+    found: Found = []
+    for number, file in enumerate(project.plugins):
+        at: Path_ = ("plugins", number)
+        if missing := _file(project, at, file):
+            found += missing
+            continue
+        try:
+            plugins.import_own(file)
+        except InputError as error:
+            found += _at(at, error.faults)
+    return found
 
 
 def _model(project: Project) -> Found:
@@ -90,7 +100,8 @@ def _file(project: Project, at: Path_, file: str | Path) -> Found:
 def _at(path: Path_, faults: Iterable[Fault]) -> Found:
     """Tell faults of what a value names as faults of the value."""
     name = dotted(path)
-    return [
-        (path, replace(f, where=FILE, what=f"{name}: {f.what}" if f.where == name else f"{name}: {f.where}: {f.what}"))
-        for f in faults
-    ]
+    found: Found = []
+    for fault in faults:
+        what = f"{name}: {fault.what}" if fault.where == name else f"{name}: {fault.where}: {fault.what}"
+        found.append((path, replace(fault, where=FILE, what=what)))
+    return found

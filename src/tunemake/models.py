@@ -7,9 +7,12 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from tunemake.faults import Fault, ModelError
+
+if TYPE_CHECKING:  # numpy comes with it
+    from tunemake.tensors import Tensor
 
 _NAME = r"[A-Za-z0-9_][\w.-]*"
 _HUB = re.compile(rf"(?P<name>{_NAME}/{_NAME})(@(?P<revision>[A-Za-z0-9_][\w./-]*))?", re.ASCII)
@@ -43,6 +46,7 @@ class ModelFacts:
     """What config.json, the tokenizer's config and the headers of the weights tell; None where they do not.
 
     dtype: as torch names it. parameters: the number of values in all weights. special_tokens: "bos_token" to its text.
+    matrices: the names that modules with a matrix have inside their parents, q_proj and lm_head for instance.
     """
 
     architecture: str
@@ -57,6 +61,7 @@ class ModelFacts:
     chat_template: bool
     parameters: int
     special_tokens: Mapping[str, str] = field(default_factory=dict)
+    matrices: tuple[str, ...] = ()
 
 
 def parse_source(text: str) -> Source:
@@ -106,8 +111,9 @@ def describe(folder: Path, *, trust_remote_code: bool) -> ModelFacts:
         tied=bool(config.get("tie_word_embeddings", False)),
         own_code=own_code,
         chat_template=template,
-        parameters=sum(count for _, count in tensors),
+        parameters=sum(tensor.count for tensor in tensors),
         special_tokens={name: text for name in _SPECIAL if (text := _content(special.get(name))) is not None},
+        matrices=tuple(sorted({tensor.name.split(".")[-2] for tensor in tensors if _is_matrix(tensor)})),
     )
 
 
@@ -178,20 +184,24 @@ def _object(path: Path, faults: list[Fault]) -> dict[str, Any]:
     return {}
 
 
-def _tensors(folder: Path, faults: list[Fault]) -> list[tuple[str, int]]:
-    """Give dtype and number of values of each tensor; faults for weights that are missing, pickled or torn."""
+def _is_matrix(tensor: Tensor) -> bool:
+    return len(tensor.shape) == 2 and tensor.name.endswith(".weight")  # noqa: PLR2004 - rows and columns
+
+
+def _tensors(folder: Path, faults: list[Fault]) -> list[Tensor]:
+    """Give the tensors; faults for weights that are missing, pickled or torn."""
     single, index = folder / "model.safetensors", folder / _INDEX
     if not single.exists() and not index.exists():
         faults.append(_no_weights(folder))
         return []
-    from tunemake.tensors import read_model  # numpy comes with it
+    from tunemake.tensors import read_model
 
     torn = [fault for shard in ([] if single.exists() else _shards(index)) for fault in _faults_of(shard)]
     faults.extend(torn)
     if torn:
         return []
     try:
-        return [(tensor.dtype, tensor.count) for tensor in read_model(folder).values()]
+        return list(read_model(folder).values())
     except ModelError as error:
         faults.extend(error.faults)
         return []
@@ -274,10 +284,10 @@ def _number(config: Mapping[str, Any], *names: str) -> int | None:
     return None
 
 
-def _commonest(tensors: list[tuple[str, int]]) -> str | None:
+def _commonest(tensors: list[Tensor]) -> str | None:
     counts: dict[str, int] = {}
-    for dtype, count in tensors:
-        counts[dtype] = counts.get(dtype, 0) + count
+    for tensor in tensors:
+        counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.count
     most = max(counts, key=lambda dtype: counts[dtype], default="")
     return _DTYPES.get(most)
 

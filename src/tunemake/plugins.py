@@ -6,7 +6,8 @@ import importlib.util
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping
+import traceback
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
@@ -17,7 +18,7 @@ from typing import Any
 from tunemake import schema
 from tunemake.contracts import Generator, ReadsFiles
 from tunemake.digests import Digests, sha256_of_json
-from tunemake.faults import Fault, InputError, PluginError, did_you_mean
+from tunemake.faults import Fault, PluginError, did_you_mean
 
 DATASETS, PROMPTS = "tunemake.datasets", "tunemake.prompts"
 _KINDS = {DATASETS: "dataset generator", PROMPTS: "prompt template"}
@@ -93,6 +94,10 @@ class Plugins:
                 for name in _own_objects(self._root / file, group):
                     names[name] = [Plugin(name, group, file, file=self._root / file)]
         return found
+
+    def import_own(self, file: str) -> None:
+        """Import a file of the project itself; raises PluginError where that fails."""
+        _own_module(self._root / file)
 
     def names(self, group: str) -> list[str]:
         """List the names of a group, imported or not."""
@@ -222,16 +227,26 @@ def _own_module(file: Path) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None or not file.is_file():
-        raise InputError(Fault("project.toml", f"plugins: {file.name} not found", next_step="check the path"))
+    if spec is None or spec.loader is None:
+        raise PluginError(Fault(file.name, "not a Python file"))
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except Exception as error:  # a user's module can raise anything at import
         del sys.modules[name]
-        raise PluginError(Fault(str(file.name), f"cannot be imported: {type(error).__name__}: {error}")) from error
+        told = error.msg if isinstance(error, SyntaxError) else error
+        what = f"cannot be imported: {type(error).__name__}: {told}"
+        raise PluginError(Fault(place_in([file], error) or file.name, what)) from error
     return module
+
+
+def place_in(files: Collection[Path], error: BaseException) -> str | None:
+    """Give the line of a plugin's files at which an exception left its code, such as my_data.py:14, or None."""
+    if isinstance(error, SyntaxError) and error.filename and Path(error.filename) in files:
+        return f"{Path(error.filename).name}:{error.lineno}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) in files]
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else None
 
 
 def _snake(name: str) -> str:

@@ -40,7 +40,7 @@ def run_stage(stage: str, job: Job, lock: int, watch: Callable[[Event], None]) -
         (job.work / name).unlink(missing_ok=True)
     with (job.work / LOG).open("ab") as log:
         environment = {**_SHORT_SPIN, **machine_environment(), **_ENVIRONMENTS.get(stage, {}), "PYTHONUNBUFFERED": "1"}
-        environment["TUNEMAKE_PARENT"] = str(os.getpid())
+        environment["TUNEMAKE_BUILD"] = str(os.getpid())
         # What these libraries keep between runs (tables made of data, copies of a model's own code) would lie outside
         # of the build and outlive it; hidden in the work folder, it goes when the stage has ended.
         environment |= {name: str(job.work / place) for name, place in _CACHES.items()}

@@ -52,6 +52,14 @@ class Project:
 
         return places(self.text)
 
+    def located(self, fault: Fault) -> Fault:
+        """Give a fault that a stage tells of a value, such as train.lr, with its place in project.toml."""
+        path = tuple(fault.where.split("."))
+        if path not in self._places:
+            return fault
+        line, column = self._places[path]
+        return replace(fault, where=FILE, what=f"{fault.where}: {fault.what}", line=line, column=column)
+
     def placed(self, found: Iterable[tuple[schema.Path_, Fault]]) -> list[Fault]:
         """Give faults with the line and column of the values that they are at."""
         return _placed(found, self._places)
@@ -91,7 +99,7 @@ def _project(root: Path, text: str, values: Mapping[str, Any]) -> Project:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
+        return path.read_text("utf-8-sig")  # some editors begin a file with a byte-order mark
     except FileNotFoundError:
         fault = Fault(str(path.name), "not found", expected="a project file in this folder", got=str(path.parent))
     except UnicodeDecodeError as error:

@@ -1,12 +1,14 @@
 """JSON Schema (2020-12) to faults; the only importer of jsonschema.
 
-Two annotations of our own: `x-message` says what is wrong in words where a schema rule alone would not, and
-`x-decides` says what a value decides: "weights" (default), "run" (only how training runs) or "later" (a later stage).
+Annotations of our own: `x-message` says what is wrong in words where a schema rule alone would not; `x-decides` says
+what a value decides: "weights" (default), "run" (only how training runs) or "later" (a later stage); `x-elsewhere`
+lists what other tools call a key, for "did you mean".
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -18,7 +20,7 @@ from tunemake.faults import Fault, did_you_mean
 Path_ = tuple[str | int, ...]
 _TYPES = {
     "string": "a string", "integer": "a whole number", "number": "a number", "boolean": "true or false",
-    "array": "a list", "object": "a table", "null": "null",
+    "array": "a list", "object": "a table of keys and values", "null": "null",
 }  # fmt: skip
 
 
@@ -59,6 +61,13 @@ def reset(decide: str, value: Mapping[str, Any], schema: Mapping[str, Any]) -> d
     return kept
 
 
+def parted(decide: str, value: Mapping[str, Any], schema: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Part a table's values into those whose `x-decides` is another, and those where it is `decide`."""
+    known = schema.get("properties", {})
+    chosen = {key: item for key, item in value.items() if known.get(key, {}).get("x-decides", "weights") == decide}
+    return {key: item for key, item in value.items() if key not in chosen}, chosen
+
+
 def schema_faults(value: Any, schema: Mapping[str, Any], where: str, at: Path_ = ()) -> list[tuple[Path_, Fault]]:
     """Check a value; give every fault with the path of keys and indices to the place it is at.
 
@@ -66,7 +75,7 @@ def schema_faults(value: Any, schema: Mapping[str, Any], where: str, at: Path_ =
     """
     from jsonschema import Draft202012Validator
 
-    found: list[tuple[Path_, Fault]] = []
+    found = [(path, _not_finite(where, path)) for path in _not_finite_at(value, at)]
     for error in Draft202012Validator(schema).iter_errors(value):
         found.extend(_faults_of(error, where, (*at, *error.absolute_path)))
     return sorted(found, key=lambda pair: [str(step) for step in pair[0]])
@@ -93,7 +102,7 @@ def dotted(path: Path_) -> str:
 
 
 def _faults_of(error: Any, where: str, path: Path_) -> Iterator[tuple[Path_, Fault]]:
-    name = dotted(path) or "the file"
+    name = dotted(path) or "all of it"
     if "x-message" in error.schema and error.validator in {"not", "anyOf", "oneOf", "pattern", "required"}:
         what, _, expected = error.schema["x-message"].partition("expected ")
         yield path, Fault(where, f"{name}: {what.rstrip('; ') or 'not allowed'}", expected or None, _got(error))
@@ -111,8 +120,22 @@ def _faults_of(error: Any, where: str, path: Path_) -> Iterator[tuple[Path_, Fau
         yield path, Fault(where, f"{name}: {_what(error)}", expected=_wanted(error), got=_short(error.instance))
 
 
+def _not_finite_at(value: Any, at: Path_) -> Iterator[Path_]:
+    """Give the places of nan and inf, which TOML can write and JSON Schema takes for numbers."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield at
+    inside = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in inside:
+        yield from _not_finite_at(item, (*at, key))
+
+
+def _not_finite(where: str, path: Path_) -> Fault:
+    return Fault(where, f"{dotted(path)}: not allowed", expected="a finite number")
+
+
 def _unknown(where: str, path: Path_, known: Mapping[str, Any]) -> Fault:
-    guess = did_you_mean(str(path[-1]), known)
+    elsewhere = [key for key, entry in known.items() if path[-1] in entry.get("x-elsewhere", ())]
+    guess = f'did you mean "{elsewhere[0]}"?' if elsewhere else did_you_mean(str(path[-1]), known)
     listing = None if guess else "one of " + ", ".join(sorted(known))
     return Fault(where, f"{dotted(path)}: unknown key", expected=listing, next_step=guess)
 

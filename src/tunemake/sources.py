@@ -63,7 +63,9 @@ def fetch_hub(source: Source) -> Fetched:
             title, f"no such revision: {source.revision or 'main'}", next_step="use a branch, tag or commit of it"
         )
     except LocalEntryNotFoundError:
-        fault = Fault(title, "not in the local cache, and the hub cannot be reached", next_step="connect once")
+        fault = Fault(
+            title, "not in the local cache, and the hub cannot be reached", next_step="fetch it once with a connection"
+        )
     except (transport, OSError, ValueError, RuntimeError) as error:
         fault = Fault(title, f"cannot be fetched: {_first_line(error)}", next_step="try again: what came is kept")
     else:

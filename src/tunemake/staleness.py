@@ -9,6 +9,8 @@ from typing import Any
 
 from tunemake.digests import sha256_of_json
 
+_RENDERED = "config/decides.py changed"
+
 
 @dataclass(frozen=True)
 class Decides:
@@ -40,6 +42,7 @@ def reasons(before: Mapping[str, Any] | None, now: Decides, titles: Mapping[str,
     """Say why what is recorded is not what is wanted now, field by field; [] where it is.
 
     before: the record of the artifact that is in place, or None. titles: names of parameters as the user writes them.
+    A rendered config that changed says no more than the values in it do, and is told only where they are silent.
     """
     if before is None:
         return ["not built yet"]
@@ -52,7 +55,7 @@ def reasons(before: Mapping[str, Any] | None, now: Decides, titles: Mapping[str,
     ]
     for kind, verb in (("inputs", "changed"), ("sources", "changed"), ("code", "code changed")):
         told += _file_differences(before.get(kind, {}), getattr(now, kind), verb)
-    return told
+    return [reason for reason in told if reason != _RENDERED] or told
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:

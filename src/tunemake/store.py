@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,25 +45,22 @@ class Store:
         record = read_record(entry)
         if record is None or record["fingerprint"] != decides.fingerprint:
             return None
-        if self._forgotten(entry).exists():
-            return ["forgotten on request"]
         return changed_outputs(entry, record, self.digests)
 
-    def forget(self, link: str) -> bool:
-        """Mark the artifact that a link shows to be made anew; say whether there was one."""
-        target = self.root / link
-        if not target.exists():
-            return False
-        mark = self._forgotten(target.resolve())
+    def forget(self, link: str) -> None:
+        """Mark what a link shows to be made anew by the next build, whatever it will be made from then."""
+        mark = self._forgotten(link)
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
-        return True
+
+    def is_forgotten(self, link: str) -> bool:
+        """Say whether what a link shows is to be made anew."""
+        return self._forgotten(link).exists()
 
     def show(self, link: str, decides: Decides) -> None:
         """Point a link to the artifact; it is no longer forgotten."""
-        entry = self.entry(decides)
-        self._forgotten(entry).unlink(missing_ok=True)
-        point(self.root / link, entry)
+        point(self.root / link, self.entry(decides))
+        self._forgotten(link).unlink(missing_ok=True)
 
     def is_shown(self, link: str, decides: Decides) -> bool:
         """Say whether a link shows this artifact."""
@@ -73,7 +71,7 @@ class Store:
         """Take files changed by hand out of an artifact about to be made anew; give their names and new places."""
         entry, kept = self.entry(decides), {}
         record = read_record(entry)
-        if record is None or self._forgotten(entry).exists():
+        if record is None:
             return {}
         stamp = time.strftime("%Y%m%dT%H%M%S")
         for flaw in changed_outputs(entry, record, self.digests):
@@ -85,16 +83,25 @@ class Store:
         return kept
 
     @contextmanager
-    def lock(self, decides: Decides) -> Iterator[int]:
+    def lock(self, decides: Decides, wait: Callable[[str], None]) -> Iterator[int]:
         """Hold the lock of an artifact in the making; gives its descriptor, for the process that makes it to share.
 
-        The kernel drops the lock when the last holder ends, however it ends.
+        wait: told once, with the number of the process, where another one holds it. The kernel drops the lock when the
+        last holder ends, however it ends.
         """
         path = self.build / ".work" / f"{decides.folder_name}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                wait(file.read() or "?")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
             yield file.fileno()
 
-    def _forgotten(self, entry: Path) -> Path:
-        return self.build / ".forgotten" / entry.name
+    def _forgotten(self, link: str) -> Path:
+        return self.build / ".forgotten" / link.removeprefix("build/").replace("/", "-")

@@ -17,11 +17,13 @@ from tunemake import graph
 from tunemake.building import Builder
 from tunemake.doit_state import StateFile
 from tunemake.faults import InputError, StoppedError, TunemakeError
+from tunemake.interrupts import end_in_order, stop
 from tunemake.loading import load_builder
 
 
 def task_tunemake() -> Iterator[dict[str, Any]]:
     """Give doit the project's stages as tasks; a fault in the project ends doit with its line, and code 3."""
+    end_in_order()
     try:
         builder = load_builder(Path.cwd())
         StateFile.stages = frozenset(builder.stages)
@@ -72,7 +74,8 @@ def _make(task: Any, builder: Builder, name: str) -> TaskFailed | None:
         with Watch(name) as watch:
             record = builder.make(name, anew=anew, watch=watch)
     except StoppedError as error:
-        raise SystemExit(error.exit_code) from None
+        sys.stderr.write(f"{error}\n")
+        raise stop(error.signal_number) from None
     except TunemakeError as error:
         return TaskFailed(str(error))
     task.meta["seconds"] = None if task.meta.get("in_store") and not anew else record["seconds"]
@@ -103,7 +106,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
 
     def initialize(self, tasks: Mapping[str, Any], selected_tasks: Any) -> None:  # noqa: ARG002 - doit's
         """Start counting."""
-        self._made: list[tuple[str, float]] = []
+        self._ran: dict[str, float | None] = {}
         self._tasks = tasks
 
     def execute_task(self, task: Any) -> None:
@@ -119,9 +122,8 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
 
     def add_success(self, task: Any) -> None:
         """Say how long it took."""
-        seconds = (task.meta or {}).get("seconds")
+        seconds = self._ran[task.name] = (task.meta or {}).get("seconds")
         if seconds is not None:
-            self._made.append((task.name, seconds))
             self.write(f"   {task.title()} made in {seconds:.1f} s\n")
 
     def _write_failure(self, result: Mapping[str, Any], write_exception: bool = True) -> None:  # noqa: FBT001, FBT002
@@ -133,25 +135,18 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
     def complete_run(self) -> None:
         """Sum up what was made."""
         super().complete_run()
-        if not self._made:
-            return
-        whole = sum(seconds for _, seconds in self._made)
-        self.write(f"made {len(self._made)} in {whole:.1f} s: ")
-        self.write(", ".join(f"{name} {seconds:.1f}" for name, seconds in self._made) + "\n")
-        if not self.failures and any(name in {"merge", "evaluate"} for name, _ in self._made):
-            self.write(_result(self._tasks))
-
-
-def _result(tasks: Mapping[str, Any]) -> str:
-    links = {name: task.meta["tunemake_link"] for name, task in tasks.items() if task.meta}
-    told = ""
-    scores = Path(links.get("evaluate", "-")) / "scores.json"
-    if scores.exists():
-        told += "\n" + score_table(json.loads(scores.read_text("utf-8")))
-    merged = links.get("merge")
-    if merged and Path(merged).exists():
-        told += f"\nmerged model: {merged}\ntalk to it:   {_own_command()} chat {merged}\n"
-    return told
+        made = {name: seconds for name, seconds in self._ran.items() if seconds is not None}
+        if made:
+            told = ", ".join(f"{name} {seconds:.1f}" for name, seconds in made.items())
+            self.write(f"made {len(made)} in {sum(made.values()):.1f} s: {told}\n")
+        links = {name: task.meta["tunemake_link"] for name, task in self._tasks.items() if task.meta}
+        # Of this run only: scores of another model would be taken for the ones of the model just made.
+        if "evaluate" in self._ran and not self.failures:
+            scores = json.loads((Path(links["evaluate"]) / "scores.json").read_text("utf-8"))
+            self.write("\n" + score_table(scores))
+        if "merge" in self._ran and not self.failures:
+            merged = links["merge"]
+            self.write(f"\nmerged model: {merged}\ntalk to it:   {_own_command()} chat {merged}\n")
 
 
 def _own_command() -> str:

@@ -33,16 +33,17 @@ def test_every_link_leads_somewhere(readme):
     assert all((REPOSITORY / link).exists() for link in links)
 
 
-def test_the_way_in_and_the_dataset_of_ones_own(project):
+def test_the_project_of_ones_own_builds(project):
     way_in, dataset = blocks(READMES[0], "python")
-    plugins, declared = blocks(READMES[0], "toml")[1].split("\n\n", 1)
     project.write("dodo.py", way_in)
     project.write("my_data.py", dataset)
-    text = (project.root / "project.toml").read_text()
-    project.write("project.toml", f"{plugins}\n{text}\n{declared}")
-    project.built("dataset:greetings")
+    project.write("project.toml", blocks(READMES[0], "toml")[1])
+    project.edit("hf:HuggingFaceTB/SmolLM2-135M-Instruct@main", "models/tiny")  # a hub is not at hand
+    project.edit("times = 100", "times = 4")
+    project.built()
     samples = json.loads((project.root / "build/default/datasets/greetings/samples.json").read_text())
-    assert [sample["messages"][1]["content"] for sample in samples] == [f"Hello to you {number}" for number in range(3)]
+    assert [sample["messages"][1]["content"] for sample in samples] == [f"Hello to you {number}" for number in range(4)]
+    assert (project.root / "build/default/merged/config.json").exists()
 
 
 def test_the_faults_shown_are_told_so(project):

@@ -24,6 +24,8 @@ def test_a_second_build_does_nothing_and_imports_nothing_heavy(built):
 def test_the_build_made_everything_and_recorded_it(built):
     record = built.record("default/train")
     assert record["parameters"]["lr"] == 1e-3
+    assert "checkpoints" not in record["parameters"]
+    assert record["runtime"]["checkpoints"] == {"every": 2, "keep": 2}
     assert record["facts"]["iterations"] == 4
     assert record["environment"]["xtuner"] == "0.2.0"
     assert record["seconds"] > 0
@@ -37,7 +39,7 @@ def test_a_changed_learning_rate_keeps_data_and_base(built):
     built.edit("lr = 1e-3", "lr = 2e-3")
     done = built.built()
     assert done.ran == ["config", "train", "adapter", "merge", "evaluate"]
-    assert "train.lr: 0.001 → 0.002" in done.why("train")
+    assert done.why("train") == "train.lr: 0.001 → 0.002"
     assert built.built().ran == []
     # and back: the artifacts of the old setting are still there
     built.edit("lr = 2e-3", "lr = 1e-3")
@@ -56,6 +58,28 @@ def test_only_evaluate_depends_on_its_prompts(built):
 def test_what_only_decides_how_training_runs_changes_the_config_alone(built):
     built.edit("every = 2, keep = 2", "every = 3, keep = 2")
     assert built.built().ran == ["config"]
+
+
+def test_another_name_of_the_project_changes_the_config_alone(built):
+    built.edit('name = "tiny"', 'name = "other"')
+    assert built.built().ran == ["config"]
+
+
+def test_the_same_model_under_another_path_retrains_nothing(built):
+    shutil.copytree(built.root / "models/tiny", built.root / "models/copy")
+    built.edit("models/tiny", "models/copy")
+    done = built.built()
+    assert done.ran == ["base", "config", "adapter", "merge"]  # the adapter names its base; the rest is quick
+    config = (built.root / "build/default/config/train.py").read_text()
+    assert "build/base/copy/model" in config
+
+
+def test_scores_of_a_former_model_are_not_shown_beside_a_new_one(built):
+    built.edit("lr = 1e-3", "lr = 2e-3")
+    done = built.built("merge")
+    assert "merged model: build/default/merged" in done.out
+    assert "identity rate" not in done.out
+    assert "identity rate" in built.built().out
 
 
 def test_regenerated_but_equal_data_stops_the_wave(built):
@@ -121,7 +145,23 @@ def test_clean_removes_links_and_forget_makes_anew(built):
     assert built.doit("forget", "adapter").code == 0
     again = built.built()
     assert again.ran == ["adapter"]
-    assert "forgotten on request" in again.why("adapter")
+    assert again.why("adapter") == "forgotten on request"
+    assert built.built().ran == []
+
+
+def test_forget_holds_for_the_next_build_whatever_that_is_made_from(built):
+    built.edit("lr = 1e-3", "lr = 2e-3")
+    built.built()
+    built.edit("lr = 2e-3", "lr = 1e-3")
+    assert built.doit("forget", "merge").code == 0
+    done = built.built()
+    assert "   merge made in " in done.out
+    assert "   train made in " not in done.out
+
+
+def test_forget_without_a_task_means_all(built):
+    assert built.doit("forget").code == 0
+    assert built.built("config").ran == ["base", "config"]
 
 
 def test_doits_own_commands_show_the_graph(built):

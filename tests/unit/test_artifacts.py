@@ -7,7 +7,7 @@ from tunemake.digests import Digests
 from tunemake.faults import StageError
 from tunemake.staleness import Decides
 
-MADE = Made("2026-01-01T00:00:00+00:00", 1.5, {"python": "3.11"}, {"samples": 2})
+MADE = Made("2026-01-01T00:00:00+00:00", 1.5, {"python": "3.11"}, {"log_every": 1}, {"samples": 2})
 DECIDES = Decides("data", 1, {"seed": 1}, {"a/b": "0" * 64})
 
 

@@ -146,8 +146,15 @@ def test_a_file_of_the_projects_own(tmp_path):
     assert plugins.get(PROMPTS, "my_prompt").file == tmp_path / "mine.py"
 
 
-def test_a_file_of_the_projects_own_that_is_missing_or_broken(tmp_path):
-    (tmp_path / "broken.py").write_text("1 / 0")
-    for name, message in (("none.py", "none.py not found"), ("broken.py", "cannot be imported: ZeroDivisionError")):
-        with pytest.raises(Exception, match=message):
-            Plugins(tmp_path, [name], Digests(tmp_path / "d.json")).names(DATASETS)
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\n1 / 0", r"mine\.py:2: cannot be imported: ZeroDivisionError: division by zero"),
+        ("def x(:", r"mine\.py:1: cannot be imported: SyntaxError: "),
+        ("import nothing_of_this_name", r"mine\.py:1: cannot be imported: ModuleNotFoundError: "),
+    ],
+)
+def test_a_broken_file_of_the_projects_own_is_told_with_its_line(tmp_path, text, message):
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(PluginError, match=message):
+        Plugins(tmp_path, ["mine.py"], Digests(tmp_path / "d.json")).import_own("mine.py")

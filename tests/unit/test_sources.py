@@ -19,6 +19,7 @@ from tunemake.faults import ModelError
 from tunemake.models import Source
 
 COMMIT = "a" * 40
+NOT_HERE = "not in the local cache, and the hub cannot be reached; fetch it once with a connection"
 FILES = {"config.json": b"{}", "model.safetensors": b"weights"}
 NOT_WANTED = ["README.md", "evil.bin", "onnx/config.json", "original/model.safetensors", "consolidated.safetensors"]
 
@@ -132,7 +133,7 @@ def test_what_is_in_the_cache_serves_when_the_hub_does_not_answer(fetch, hub):
     assert fetch("hf:org/model@v1", HF_HUB_OFFLINE="1") == first
     assert hub.asked == []
     told = fetch("hf:org/other@v1", HF_HUB_OFFLINE="1")
-    assert told == "hf:org/other: not in the local cache, and the hub cannot be reached; connect once"
+    assert told == f"hf:org/other: {NOT_HERE}"
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,7 @@ def test_a_download_that_breaks_off_is_told_without_what_is_secret(fetch, hub):
 
 def test_a_hub_that_is_not_there(fetch):
     told = fetch("hf:org/model@main", HF_ENDPOINT="http://127.0.0.1:9")
-    assert told == "hf:org/model: not in the local cache, and the hub cannot be reached; connect once"
+    assert told == f"hf:org/model: {NOT_HERE}"
 
 
 @pytest.mark.parametrize(

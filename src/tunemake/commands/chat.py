@@ -42,7 +42,10 @@ def _lines() -> Iterator[str]:
     while True:
         try:
             line = input("you: " if sys.stdin.isatty() else "")
+            line.encode()  # in some locales what cannot be decoded comes as surrogates
         except EOFError:
             return
+        except UnicodeError:
+            raise InputError(Fault("standard input", "not UTF-8")) from None
         if line.strip():
             yield line.strip()

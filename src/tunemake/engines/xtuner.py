@@ -48,12 +48,13 @@ def render_config(values: Mapping[str, Any], project: Path) -> str:
 
 
 def deciding_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the values with all that only decides how training runs set to their defaults.
+    """Give the values with all that only decides how training runs set to their defaults, and names to none.
 
-    A config rendered with them changes exactly when the weights may.
+    A config rendered with them changes exactly when the weights may; what model and data hold is digested apart.
     """
     shape = schema.load_schema("project.schema.json")["properties"]["train"]
-    return {**values, "train": schema.reset("run", values["train"], shape)}
+    names = dict.fromkeys(("project", "model", "model_path", "data_path"), "")
+    return {**values, **names, "train": schema.reset("run", values["train"], shape)}
 
 
 def train_command(config: Path, work: Path, resume: Path | None) -> list[str]:

@@ -38,7 +38,7 @@ def run_tool(tool: str, arguments: Sequence[str]) -> None:
 def main() -> None:
     """Take the tool's name from the command line."""
     if len(sys.argv) < 2 or sys.argv[1] not in TOOLS:  # noqa: PLR2004 - the program and the tool
-        sys.exit(f"usage: python -m tunemake.engines.xtuner_process {{{','.join(TOOLS)}}} ...")
+        sys.exit(f"usage: tunemake xtuner {{{','.join(TOOLS)}}} ...")
     run_tool(sys.argv[1], sys.argv[2:])
 
 

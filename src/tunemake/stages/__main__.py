@@ -43,7 +43,9 @@ def _end_with_parent() -> None:
             pass
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
-    if os.environ.get("TUNEMAKE_PARENT") == str(os.getppid()) and os.getpgrp() == os.getpid():
+    # Whatever runs below inherits the variable, but is no leader of a group. That the build is our parent is not asked:
+    # it may be gone already.
+    if "TUNEMAKE_BUILD" in os.environ and os.getpgrp() == os.getpid():
         threading.Thread(target=wait, daemon=True).start()
 
 

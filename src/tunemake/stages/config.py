@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tunemake.engines import xtuner
-from tunemake.faults import Fault, ModelError
+from tunemake.faults import Fault, ModelError, did_you_mean
 from tunemake.stages import Job
 
 
@@ -17,12 +18,29 @@ def run(job: Job) -> dict[str, Any]:
     prompt_template, data and train (the tables of project.toml).
     """
     model = json.loads((job.inputs["base"] / "model.json").read_text("utf-8"))
-    longest, wanted = model["max_length"], job.parameters["data"]["max_length"]
-    if longest is not None and wanted > longest:
-        fault = Fault("data.max_length", "longer than the model reads", expected=f"at most {longest}", got=str(wanted))
-        raise ModelError(fault)
+    faults = [*_too_long(model, job.parameters["data"]), *_no_such_targets(model, job.parameters["train"])]
+    if faults:
+        raise ModelError(faults)
     values = job.parameters
     (job.work / xtuner.CONFIG).write_text(xtuner.render_config(values, job.root), "utf-8")
     decides = xtuner.render_config(xtuner.deciding_values(values), job.root)
     (job.work / xtuner.DECIDES).write_text(decides, "utf-8")
     return {"engine": "xtuner"}
+
+
+def _too_long(model: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[Fault]:
+    longest, wanted = model["max_length"], data["max_length"]
+    if longest is not None and wanted > longest:
+        yield Fault("data.max_length", "longer than the model reads", expected=f"at most {longest}", got=str(wanted))
+
+
+def _no_such_targets(model: Mapping[str, Any], train: Mapping[str, Any]) -> Iterator[Fault]:
+    """Tell each name that no layer has: PEFT says nothing where another one is found."""
+    targets, known = train["lora"]["targets"], model["matrices"]
+    if train["method"] == "full" or isinstance(targets, str):  # all of them, or PEFT's own regular expression
+        return
+    for target in targets:
+        if target.rpartition(".")[2] not in known:
+            step = did_you_mean(target, known)
+            expected = None if step else "one of " + ", ".join(known)
+            yield Fault("train.lora.targets", f"the model has no layer {target}", expected, next_step=step)

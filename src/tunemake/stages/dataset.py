@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ from tunemake.contracts import Answer, BaseModelAnswers, Context, Message
 from tunemake.digests import DIGESTS, Digests
 from tunemake.faults import Fault, PluginError, SampleError, TunemakeError
 from tunemake.generation import Answers
-from tunemake.plugins import Plugins
+from tunemake.plugins import DATASETS, Plugins, place_in
 from tunemake.samples import count_samples, validated, write_samples
 from tunemake.stages import Job
 
@@ -36,8 +37,10 @@ def run(job: Job) -> dict[str, Any]:
     except TunemakeError:
         raise
     except Exception as error:  # a stranger's code can raise anything
-        cause = f"{job.parameters['generator']} failed: {type(error).__name__}: {error}"
-        raise PluginError(Fault(where, cause)) from error
+        code = plugins.get(DATASETS, job.parameters["generator"]).code()
+        traceback.print_exc()  # into the stage's log
+        place = place_in(code, error) or job.parameters["generator"]
+        raise PluginError(Fault(where, f"failed at {place}: {type(error).__name__}: {error}")) from error
     if not samples:
         fault = Fault(where, "no samples", expected="at least 1", got="0", next_step="check its parameters")
         raise SampleError(fault)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,18 @@ def run(job: Job) -> dict[str, Any]:
     parameters: identity and unrelated (a list of prompts or the path of a text file), expect (words of the
     identity), max_new_tokens, prompt_template, trust_remote_code. inputs: base, merged, data.
     """
-    asked = {kind: prompts_from(job, kind) for kind in ("identity", "unrelated")}
-    _refuse_trained(asked, prompts_of(read_samples(job.inputs["data"] / TRAIN)))
+    told = {kind: job.parameters[kind] for kind in ("identity", "unrelated")}
+    asked = refuse_trained(job.root, told, job.inputs["data"])
     answers: dict[str, dict[str, list[str]]] = {}
     for model, folder in _models(job).items():
         answers[model] = _answers(job, model, folder, asked)
     scores = {model: rates(given, job.parameters["expect"]) for model, given in answers.items()}
-    told = [
+    every = [
         {"kind": kind, "prompt": prompt, **{model: answers[model][kind][index] for model in answers}}
         for kind, prompts in asked.items()
         for index, prompt in enumerate(prompts)
     ]
-    (job.work / ANSWERS).write_text(json.dumps(told, ensure_ascii=False, indent=1), "utf-8")
+    (job.work / ANSWERS).write_text(json.dumps(every, ensure_ascii=False, indent=1), "utf-8")
     counts = {kind: len(prompts) for kind, prompts in asked.items()}
     (job.work / SCORES).write_text(json.dumps({"prompts": counts, **scores}, indent=1), "utf-8")
     return {"prompts": counts, **scores}
@@ -50,15 +50,31 @@ def rates(answers: dict[str, list[str]], expect: Sequence[str]) -> dict[str, flo
     return {"identity_rate": share(answers["identity"]), "leak_rate": share(answers["unrelated"])}
 
 
-def prompts_from(job: Job, kind: str) -> list[str]:
-    """Read the prompts of a kind: the list itself, or the lines of the file that is named."""
-    told = job.parameters[kind]
+def refuse_trained(root: Path, told: Mapping[str, str | list[str]], data: Path) -> dict[str, list[str]]:
+    """Give the prompts of each kind; told: the list itself, or a text file with one a line.
+
+    Raises SampleError for each prompt that is in the training data of the folder `data`, and for a file without any.
+    """
+    asked = {kind: _prompts(root, kind, value) for kind, value in told.items()}
+    trained = prompts_of(read_samples(data / TRAIN))
+    faults = [
+        Fault(f"evaluate.{kind}", f"trained on: {prompt}", expected="prompts that are not in the training data")
+        for kind, prompts in asked.items()
+        for prompt in prompts
+        if folded(prompt) in trained
+    ]
+    if faults:
+        raise SampleError(faults)
+    return asked
+
+
+def _prompts(root: Path, kind: str, told: str | list[str]) -> list[str]:
     if not isinstance(told, str):
         return list(told)
-    lines = (job.root / told).read_text("utf-8").splitlines()
+    lines = (root / told).read_text("utf-8").splitlines()
     found = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not found:
-        raise SampleError(Fault(told, "no prompts", expected="one prompt a line", next_step=f"see evaluate.{kind}"))
+        raise SampleError(Fault(f"evaluate.{kind}", f"{told}: no prompts", expected="one prompt a line"))
     return found
 
 
@@ -77,14 +93,3 @@ def _answers(job: Job, name: str, folder: Path, asked: dict[str, list[str]]) -> 
         job.progress(len(given), len(every), f"answers of the {name} model")
     first = len(asked["identity"])
     return {"identity": given[:first], "unrelated": given[first:]}
-
-
-def _refuse_trained(asked: dict[str, list[str]], trained: set[str]) -> None:
-    faults = [
-        Fault(f"evaluate.{kind}", f"trained on: {prompt}", expected="prompts that are not in the training data")
-        for kind, prompts in asked.items()
-        for prompt in prompts
-        if folded(prompt) in trained
-    ]
-    if faults:
-        raise SampleError(faults)

@@ -13,6 +13,7 @@ from tunemake.engines import xtuner
 from tunemake.faults import Fault, StageError
 from tunemake.plugins import installed_version
 from tunemake.stages import Job
+from tunemake.stages.evaluate import refuse_trained
 
 LAST = "last_checkpoint"
 
@@ -20,8 +21,10 @@ LAST = "last_checkpoint"
 def run(job: Job) -> dict[str, Any]:
     """Fill work with iter_*.pth, last_checkpoint, metrics.jsonl and answers.jsonl.
 
+    runtime: what decides how it runs, and evaluate's prompts, so that one that is trained on is told before the work.
     inputs: base, data, config. The config names their files by the links that show them.
     """
+    refuse_trained(job.root, job.runtime["evaluate"], job.inputs["data"])
     if job.parameters["method"] == "qlora":
         _need_gpu("qlora")
         _need_bitsandbytes()
@@ -33,7 +36,8 @@ def run(job: Job) -> dict[str, Any]:
     if newest is not None:
         job.say(f"resuming from {newest.name}")
     _train(job, xtuner.train_command(job.inputs["config"] / xtuner.CONFIG, job.work, newest))
-    return _finish(job)
+    facts = _finish(job)
+    return facts if newest is None else {**facts, "resumed_from": newest.name}
 
 
 def _train(job: Job, command: list[str]) -> None:

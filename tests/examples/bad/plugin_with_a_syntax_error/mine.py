@@ -1,0 +1,4 @@
+"""A generator."""
+
+class Mine
+    summary = "mine"
