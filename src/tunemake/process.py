@@ -68,7 +68,8 @@ def _write_job(job: Job) -> None:
 
 def _follow(child: subprocess.Popen[bytes], work: Path, watch: Callable[[Event], None]) -> int:
     tail = _Tail(work / EVENTS)
-    before = signal.signal(signal.SIGTERM, _raise_stopped)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGTERM, _raise_stopped)
     try:
         while child.poll() is None:
             for event in tail.new_events():
@@ -83,7 +84,8 @@ def _follow(child: subprocess.Popen[bytes], work: Path, watch: Callable[[Event],
         _end_group(child)
         raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         if child.stdin is not None:
             child.stdin.close()
     return child.returncode
@@ -94,7 +96,9 @@ def _raise_stopped(number: int, _frame: object) -> None:
 
 
 def _end_group(child: subprocess.Popen[bytes]) -> None:
-    """End the stage and all that it started: politely, then for good."""
+    """End the stage and all that it started: politely, then for good; further signals change nothing about it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(child.pid, number)
