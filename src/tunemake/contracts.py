@@ -39,8 +39,22 @@ class BaseModelAnswers(Protocol):
         ...
 
 
+class GeneratorError(Exception):
+    """What a generator raises where its files or its parameters are wrong; the text is the line that the user reads."""
+
+
 def _silent(*_: object) -> None:
     """Take a report and show nothing."""
+
+
+def _refuse(place: str, reason: str, row: object = None) -> None:  # noqa: ARG001 - the row is for those who keep it
+    """Take no bad row."""
+    raise GeneratorError(f"{place}: {reason}")
+
+
+def _alone(name: str, parameters: Mapping[str, Any]) -> Iterator[Sample]:  # noqa: ARG001
+    """Offer no other generators."""
+    raise GeneratorError(f"{name}: no other generators are at hand here")
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,10 @@ class Context:
     base: the base model, for a generator with `needs = ("base",)`; else None.
     progress: call it with (done, total) during long work.
     say: call it with a line that the user should read, such as how much was left out and why.
+    bad: call it with (place, reason, row) for a row that gives no sample, place being such as "qa.csv:17"; then go on
+        with the next. By default of a dataset such rows end the build; under `on_bad = "skip"` they are counted and
+        kept in a file.
+    samples_of: the samples of another generator, by name and parameters; one that `uses` names.
     """
 
     root: Path
@@ -59,6 +77,8 @@ class Context:
     base: BaseModelAnswers | None = None
     progress: Callable[[int, int], None] = field(default=_silent)
     say: Callable[[str], None] = field(default=_silent)
+    bad: Callable[[str, str, object], None] = field(default=_refuse)
+    samples_of: Callable[[str, Mapping[str, Any]], Iterator[Sample]] = field(default=_alone)
 
 
 @runtime_checkable
@@ -68,8 +88,8 @@ class Generator(Protocol):
     summary: one line for lists.
     version: raise it when the same parameters give other samples.
     parameters: JSON Schema 2020-12 of the parameters; checked before anything runs.
-    An optional `needs = ("base",)` asks for the base model; an optional method
-    `inputs(parameters) -> Iterable[Path]` names the files that `samples` reads.
+    An optional `needs = ("base",)` asks for the base model; see ReadsFiles and UsesGenerators for what else it may
+    have. Its module imports nothing heavy at the top: an up-to-date build may import it.
     """
 
     summary: str
@@ -77,7 +97,10 @@ class Generator(Protocol):
     parameters: Mapping[str, Any]
 
     def samples(self, parameters: Mapping[str, Any], context: Context) -> Iterator[Sample]:
-        """Give the samples, in an order that depends on parameters and seed alone."""
+        """Give the samples, one by one, in an order that depends on parameters, files and seed alone.
+
+        Raises GeneratorError where it cannot go on; calls context.bad where a single row is wrong.
+        """
         ...
 
 
@@ -87,6 +110,15 @@ class ReadsFiles(Protocol):
 
     def inputs(self, parameters: Mapping[str, Any]) -> Iterable[Path]:
         """Name the files that `samples` reads, relative to the project or absolute."""
+        ...
+
+
+@runtime_checkable
+class UsesGenerators(Protocol):
+    """A generator that takes samples from others, through context.samples_of."""
+
+    def uses(self, parameters: Mapping[str, Any]) -> Iterable[tuple[str, Mapping[str, Any]]]:
+        """Name the others, each with its parameters; their code, files and schemas then count as its own."""
         ...
 
 
