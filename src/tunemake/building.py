@@ -130,9 +130,10 @@ class Builder:
         inputs: dict[str, str] = {}
         for role, need in stage.needs.items():
             inputs |= {f"{role}/{name}": digest for name, digest in self._taken(stage, need).items()}
-        code = {}
+        code: dict[str, str] = {}
         if stage.generator is not None:
-            code = self.plugins.code_digests(self.plugins.get(DATASETS, stage.generator))
+            for name, _ in self.plugins.used(stage.generator, stage.parameters["parameters"]):
+                code |= self.plugins.code_digests(self.plugins.get(DATASETS, name))
         return Decides(stage.kind, stage.version, stage.parameters, inputs, self._sources(stage), code)
 
     def _taken(self, stage: Stage, need: Need) -> dict[str, str]:

@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tunemake import models, schema
-from tunemake.plugins import GeneratorFacts
 from tunemake.project import SCHEMA, Dataset, Project
 
 VARIANT = "default"
 # Raise a stage's version when it makes other content of the same inputs: every project then makes it anew.
 VERSIONS = {
-    "base": 1, "dataset": 1, "data": 1, "config": 1, "train": 1, "adapter": 1, "merge": 1, "evaluate": 1,
+    "base": 1, "dataset": 2, "data": 2, "config": 1, "train": 1, "adapter": 1, "merge": 1, "evaluate": 1,
 }  # fmt: skip
 
 
@@ -61,14 +60,16 @@ class Stage:
         return VERSIONS[self.kind]
 
 
-def stages(project: Project, facts: Callable[[str], GeneratorFacts], template: Mapping[str, Any]) -> list[Stage]:
+def stages(
+    project: Project, needs_base: Callable[[str, Mapping[str, Any]], bool], template: Mapping[str, Any]
+) -> list[Stage]:
     """Give the project's stages, each after those that it needs.
 
-    facts: of a generator, by name. template: the prompt template that the project names.
+    needs_base: says it of a generator, by name and parameters. template: the prompt template that the project names.
     """
     base = _base(project)
-    light = [d for d in project.datasets if not facts(d.generator).needs_base]
-    heavy = [d for d in project.datasets if facts(d.generator).needs_base]
+    heavy = [d for d in project.datasets if needs_base(d.generator, d.parameters)]
+    light = [d for d in project.datasets if d not in heavy]
     # What can be wrong and is quickly made comes first: an empty dataset is told before a model is fetched.
     made = [_dataset(project, dataset, None) for dataset in light]
     made += [base, _config(project, template, base)]
@@ -111,7 +112,8 @@ def _base(project: Project) -> Stage:
 
 def _dataset(project: Project, dataset: Dataset, template: Mapping[str, Any] | None) -> Stage:
     parameters = {
-        "generator": dataset.generator, "parameters": dict(dataset.parameters), "seed": project.seed,
+        "generator": dataset.generator, "parameters": dict(dataset.parameters), "on_bad": dataset.on_bad,
+        "seed": project.seed,
     }  # fmt: skip
     needs = {}
     if template is not None:
@@ -121,11 +123,11 @@ def _dataset(project: Project, dataset: Dataset, template: Mapping[str, Any] | N
     return Stage(
         name=f"dataset:{dataset.name}", kind="dataset", doc=f"samples of {dataset.generator}",
         parameters=parameters, runtime={"name": dataset.name, "plugins": list(project.plugins)},
-        link=f"build/{VARIANT}/datasets/{dataset.name}", outputs=("samples.json",), needs=needs,
+        link=f"build/{VARIANT}/datasets/{dataset.name}", outputs=("samples.jsonl",), needs=needs,
         generator=dataset.generator,
         titles={
             "generator": f"datasets.{dataset.name}.generator", "seed": "project.seed",
-            "parameters": f"datasets.{dataset.name}.parameters",
+            "parameters": f"datasets.{dataset.name}.parameters", "on_bad": f"datasets.{dataset.name}.on_bad",
         },
     )  # fmt: skip
 
@@ -134,11 +136,18 @@ def _data(project: Project) -> Stage:
     names = [dataset.name for dataset in project.datasets]
     return Stage(
         name="data", kind="data", doc="datasets mixed, split into training and held-out samples",
-        parameters={"datasets": names, "held_out": project.data["held_out"], "seed": project.seed},
-        link=f"build/{VARIANT}/data", outputs=("train.json", "held_out.json"),
-        needs={name: Need(f"dataset:{name}", ("samples.json",)) for name in names},
-        titles={"held_out": "data.held_out", "seed": "project.seed"},
+        parameters={
+            "datasets": names, "held_out": project.data["held_out"], "seed": project.seed,
+            "format": project.data["format"],
+        },
+        link=f"build/{VARIANT}/data", outputs=(_train_file(project), f"held_out.{project.data['format']}"),
+        needs={name: Need(f"dataset:{name}", ("samples.jsonl",)) for name in names},
+        titles={"held_out": "data.held_out", "seed": "project.seed", "format": "data.format"},
     )  # fmt: skip
+
+
+def _train_file(project: Project) -> str:
+    return f"train.{project.data['format']}"
 
 
 def _config(project: Project, template: Mapping[str, Any], base: Stage) -> Stage:
@@ -146,7 +155,7 @@ def _config(project: Project, template: Mapping[str, Any], base: Stage) -> Stage
         name="config", kind="config", doc="the training config",
         parameters={
             "project": project.name, "seed": project.seed, "model": project.model["source"],
-            "model_path": f"{base.link}/model", "data_path": f"build/{VARIANT}/data/train.json",
+            "model_path": f"{base.link}/model", "data_path": f"build/{VARIANT}/data/{_train_file(project)}",
             "trust_remote_code": project.model["trust_remote_code"], "prompt_template": dict(template),
             "data": _training_data(project), "train": dict(project.train),
         },
@@ -168,7 +177,7 @@ def _train(project: Project) -> Stage:
         # The light datasets first, then the config: what can be wrong is told before anything heavy starts.
         "config": Need("config", ("decides.py",)),
         "base": Need("base", ("model/**",)),
-        "data": Need("data", ("train.json",)),
+        "data": Need("data", (_train_file(project),)),
     }
     return Stage(
         name="train", kind="train", doc="the training itself",
@@ -216,7 +225,7 @@ def _evaluate(project: Project, template: Mapping[str, Any]) -> Stage:
         },
         link=f"build/{VARIANT}/evaluation", outputs=("scores.json", "answers.json"),
         needs={
-            "base": Need("base", ("model/**",)), "merged": Need("merge"), "data": Need("data", ("train.json",)),
+            "base": Need("base", ("model/**",)), "merged": Need("merge"), "data": Need("data", (_train_file(project),)),
         },
         sources=files, titles={name: f"evaluate.{name}" for name in asked},
     )  # fmt: skip

@@ -31,7 +31,7 @@ def load_builder(root: Path) -> Builder:
         faults += _dataset(project, plugins, dataset)
     _raise_all(project, faults)
     template = plugins.prompt_template(project.model["prompt_template"])
-    return Builder(project, graph.stages(project, plugins.facts, template), plugins, store)
+    return Builder(project, graph.stages(project, plugins.needs_base, template), plugins, store)
 
 
 def _raise_all(project: Project, found: Found) -> None:

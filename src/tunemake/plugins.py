@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import re
-import sys
-import traceback
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from tunemake import schema
-from tunemake.contracts import Generator, ReadsFiles
+from tunemake.contracts import Generator, GeneratorError, ReadsFiles, UsesGenerators
 from tunemake.digests import Digests, sha256_of_json
-from tunemake.faults import Fault, PluginError, did_you_mean
+from tunemake.faults import Fault, PluginError, TunemakeError, did_you_mean
+from tunemake.plugin_files import own_generators, own_module, own_prompts, place_in
 
 DATASETS, PROMPTS = "tunemake.datasets", "tunemake.prompts"
+_DEEPEST = 20  # generators that use generators
+Use = tuple[str, Mapping[str, Any]]
+_OWN: dict[str, Callable[[Path], dict[str, Any]]] = {DATASETS: own_generators, PROMPTS: own_prompts}
 _KINDS = {DATASETS: "dataset generator", PROMPTS: "prompt template"}
 
 
@@ -31,6 +31,7 @@ class GeneratorFacts:
     version: str
     needs_base: bool
     reads_files: bool
+    uses_others: bool
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class Plugin:
     origin: str
     entry_point: EntryPoint | None = None
     file: Path | None = None
+
+    @property
+    def distribution(self) -> str:
+        """Name the distribution that it comes from; of the project's own file, the file."""
+        return self.origin.partition(" ")[0]
 
     @property
     def title(self) -> str:
@@ -66,10 +72,10 @@ class Plugin:
         """Import the plugin and give its object; raises PluginError naming the distribution and the cause."""
         try:
             if self.file is not None:
-                return _own_objects(self.file, self.group)[self.name]
+                return _OWN[self.group](self.file)[self.name]
             assert self.entry_point is not None
             return self.entry_point.load()
-        except PluginError:
+        except TunemakeError:
             raise
         except Exception as error:  # a stranger's module can raise anything at import
             cause = f"cannot be imported: {type(error).__name__}: {error}"
@@ -91,28 +97,36 @@ class Plugins:
                 plugin = Plugin(entry.name, group, origin, entry_point=entry)
                 names.setdefault(entry.name, []).append(plugin)
             for file in self._files:
-                for name in _own_objects(self._root / file, group):
+                for name in _OWN[group](self._root / file):
                     names[name] = [Plugin(name, group, file, file=self._root / file)]
         return found
 
     def import_own(self, file: str) -> None:
         """Import a file of the project itself; raises PluginError where that fails."""
-        _own_module(self._root / file)
+        own_module(self._root / file)
 
     def names(self, group: str) -> list[str]:
         """List the names of a group, imported or not."""
         return sorted(self._found[group])
 
     def get(self, group: str, name: str) -> Plugin:
-        """Find a plugin by name; raises PluginError where there is none, or two distributions offer it."""
-        found = self._found[group].get(name, [])
+        """Find a plugin by its name, or by distribution and name ("its-dist:its-name").
+
+        Raises PluginError where there is none, or two distributions offer it. One in a file of the project itself
+        goes before any that is installed.
+        """
+        distribution, _, short = name.rpartition(":")
+        found = self._found[group].get(short, [])
+        if distribution:
+            found = [plugin for plugin in found if plugin.distribution == distribution]
         if not found:
             known = self.names(group)
             guess = did_you_mean(name, known) or "known: " + ", ".join(known)
             raise PluginError(Fault(name, f"no such {_KINDS[group]}", next_step=guess))
         if len({plugin.origin for plugin in found}) > 1:
             origins = " and ".join(plugin.origin for plugin in found)
-            raise PluginError(Fault(name, f"two {_KINDS[group]}s of this name: {origins}", next_step="remove one"))
+            step = "choose by " + " or ".join(f'"{plugin.distribution}:{short}"' for plugin in found)
+            raise PluginError(Fault(name, f"two {_KINDS[group]}s of this name: {origins}", next_step=step))
         return found[0]
 
     def code_digests(self, plugin: Plugin) -> dict[str, str]:
@@ -125,7 +139,11 @@ class Plugins:
         """Import a generator and check it against its contract."""
         plugin = self.get(DATASETS, name)
         thing = plugin.load()
-        made = thing() if isinstance(thing, type) else thing
+        try:
+            made = thing() if isinstance(thing, type) else thing
+        except Exception as error:  # a stranger's code can raise anything
+            what = f"cannot be made: {type(error).__name__}: {error}"
+            raise PluginError(Fault(plugin.title, what)) from error
         _check_generator(plugin, made)
         return made  # type: ignore[no-any-return]
 
@@ -137,25 +155,78 @@ class Plugins:
             return GeneratorFacts(**json.loads(mark.read_text("utf-8")))
         made = self.generator(name)
         needs = getattr(made, "needs", ())
-        facts = GeneratorFacts(str(made.version), "base" in needs, isinstance(made, ReadsFiles))
+        uses = isinstance(made, UsesGenerators)
+        facts = GeneratorFacts(str(made.version), "base" in needs, isinstance(made, ReadsFiles), uses)
         self._write(mark, json.dumps(asdict(facts)))
         return facts
 
+    def used(self, name: str, parameters: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+        """Name a generator and all that it stands on, each with its parameters; raises PluginError for a circle."""
+        return list(self._used(name, parameters, ()))
+
+    def _used(self, name: str, parameters: Mapping[str, Any], above: tuple[str, ...]) -> Iterator[Use]:
+        if len(above) == _DEEPEST:
+            raise PluginError(Fault(self.get(DATASETS, name).title, f"uses itself: {' → '.join(above[-3:])} → {name}"))
+        yield name, parameters
+        if self.facts(name).uses_others:
+            made = self.generator(name)
+            assert isinstance(made, UsesGenerators)
+            for other, its in self._ask(
+                name, "uses", partial(_listed, made.uses, self.with_defaults(name, parameters))
+            ):
+                yield from self._used(other, its, (*above, name))
+
+    def needs_base(self, name: str, parameters: Mapping[str, Any]) -> bool:
+        """Say whether a generator, or one that it uses, asks for the base model."""
+        return any(self.facts(used).needs_base for used, _ in self.used(name, parameters))
+
     def inputs(self, name: str, parameters: Mapping[str, Any]) -> list[Path]:
-        """Give the files that a generator will read; empty for one that reads none."""
-        if not self.facts(name).reads_files:
-            return []
-        made = self.generator(name)
-        assert isinstance(made, ReadsFiles)
-        return [self._root / path for path in made.inputs(parameters)]
+        """Give the files that a generator, and those that it uses, will read."""
+        found: list[Path] = []
+        for used, its in self.used(name, parameters):
+            if self.facts(used).reads_files:
+                made = self.generator(used)
+                assert isinstance(made, ReadsFiles)
+                found += self._ask(used, "inputs", partial(_listed, made.inputs, self.with_defaults(used, its)))
+        return [self._root / path for path in found]
+
+    def with_defaults(self, name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Fill a generator's parameters with the defaults that its schema declares."""
+        filled: dict[str, Any] = schema.with_defaults(parameters, self.generator(name).parameters)
+        return filled
+
+    def _ask(self, name: str, method: str, answer: Callable[[], list[Any]]) -> list[Any]:
+        try:
+            return answer()
+        except TunemakeError:
+            raise
+        except GeneratorError as error:
+            raise PluginError(Fault(name, str(error))) from error
+        except Exception as error:  # a stranger's code can raise anything
+            plugin = self.get(DATASETS, name)
+            place = place_in(plugin.code(), error) or plugin.title
+            what = f"{method} failed at {place}: {type(error).__name__}: {error}"
+            raise PluginError(Fault(plugin.title, what)) from error
 
     def parameter_faults(
         self, name: str, parameters: Mapping[str, Any], at: schema.Path_
     ) -> list[tuple[schema.Path_, Fault]]:
-        """Check parameters against the generator's schema; nothing is imported where the same passed before.
+        """Check parameters, and those of the generators used, against their schemas; a check passed is remembered.
 
-        at: the path of the parameters in project.toml, which the faults name.
+        at: the path of the parameters in project.toml, which the faults name. Nothing is imported for what passed
+        before.
         """
+        faults = self._parameter_faults(name, parameters, at)
+        if faults:
+            return faults  # what it would use cannot be asked
+        for used, its in self.used(name, parameters)[1:]:
+            faults += [(at, replace(fault, what=f"{schema.dotted(at)}: {used}: {fault.what}"))
+                       for _, fault in self._parameter_faults(used, its, ())]  # fmt: skip
+        return faults
+
+    def _parameter_faults(
+        self, name: str, parameters: Mapping[str, Any], at: schema.Path_
+    ) -> list[tuple[schema.Path_, Fault]]:
         key = sha256_of_json(["parameters", name, self.code_digests(self.get(DATASETS, name)), parameters])
         if self._mark(key).exists():
             return []
@@ -199,58 +270,29 @@ def installed_version(distribution: str) -> str | None:
         return None
 
 
+def _listed(method: Callable[[Any], Iterable[Any]], parameters: Mapping[str, Any]) -> list[Any]:
+    return list(method(parameters))
+
+
 def _check_generator(plugin: Plugin, made: Any) -> None:
     texts = {name: getattr(made, name, None) for name in ("summary", "version")}
     unset = [name for name, text in texts.items() if not isinstance(text, str) or not text]
     faults = [Fault(plugin.title, f"{name}: missing", expected="a text") for name in unset]
     if not callable(getattr(made, "samples", None)):
         faults.append(Fault(plugin.title, "samples: missing", expected="a method samples(parameters, context)"))
+    faults += [
+        Fault(plugin.title, f"{name}: not a method", expected=f"a method {name}(parameters)")
+        for name in ("inputs", "uses")
+        if hasattr(made, name) and not callable(getattr(made, name))
+    ]
+    if tuple(getattr(made, "needs", ())) not in {(), ("base",)}:
+        faults.append(Fault(plugin.title, "needs: not known", expected='("base",)', got=repr(made.needs)))
     parameters = getattr(made, "parameters", None)
     wrong = "parameters: missing" if parameters is None else schema.invalid_schema(parameters)
     if wrong:
         faults.append(Fault(plugin.title, wrong, expected="a JSON Schema of draft 2020-12"))
     if faults:
         raise PluginError(faults)
-
-
-def _own_objects(file: Path, group: str) -> dict[str, Any]:
-    module = _own_module(file)
-    if group == PROMPTS:
-        things = {k: v for k, v in vars(module).items() if isinstance(v, dict) and "instruction" in v}
-        return {name: thing for name, thing in things.items() if not name.startswith("_")}
-    classes = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
-    return {_snake(made.__name__): made for made in classes if hasattr(made, "samples")}
-
-
-def _own_module(file: Path) -> ModuleType:
-    name = f"tunemake_project_{sha256_of_json(str(file))[:12]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise PluginError(Fault(file.name, "not a Python file"))
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # a user's module can raise anything at import
-        del sys.modules[name]
-        told = error.msg if isinstance(error, SyntaxError) else error
-        what = f"cannot be imported: {type(error).__name__}: {told}"
-        raise PluginError(Fault(place_in([file], error) or file.name, what)) from error
-    return module
-
-
-def place_in(files: Collection[Path], error: BaseException) -> str | None:
-    """Give the line of a plugin's files at which an exception left its code, such as my_data.py:14, or None."""
-    if isinstance(error, SyntaxError) and error.filename and Path(error.filename) in files:
-        return f"{Path(error.filename).name}:{error.lineno}"
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) in files]
-    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else None
-
-
-def _snake(name: str) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
 def _common(files: list[Path]) -> Path:

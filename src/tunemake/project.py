@@ -20,11 +20,12 @@ SCHEMA = "project.schema.json"
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset as declared: the generator's name and its parameters."""
+    """A dataset as declared: the generator's name, its parameters, and what becomes of bad rows ("error", "skip")."""
 
     name: str
     generator: str
     parameters: Mapping[str, Any]
+    on_bad: str
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def machine_environment() -> dict[str, str]:
 
 def _project(root: Path, text: str, values: Mapping[str, Any]) -> Project:
     datasets = tuple(
-        Dataset(name, table["generator"], table["parameters"]) for name, table in values["datasets"].items()
+        Dataset(name, table["generator"], table["parameters"], table["on_bad"])
+        for name, table in values["datasets"].items()
     )
     return Project(
         root=root, text=text, name=values["project"]["name"], seed=values["project"]["seed"],

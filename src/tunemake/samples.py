@@ -1,54 +1,108 @@
-"""Reads, writes, counts and validates samples."""
+"""Reads, writes, counts and validates samples in a stream; of each, 8 bytes stay in memory."""
 
 from __future__ import annotations
 
 import json
 import re
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tunemake import schema
 from tunemake.contracts import Sample
-from tunemake.faults import Fault, SampleError
+from tunemake.faults import Fault
+
+_CHUNK = 1000
+Roles = tuple[str, ...]
+Bad = Callable[[str, list[Fault], object], None]
 
 
-def validated(samples: Iterable[Sample], where: str) -> Iterator[Sample]:
-    """Pass samples through, each checked against the sample schema and for its order of roles.
+class Tally:
+    """Counts samples as they pass: how many, how many unlike, whose turns."""
 
-    Raises SampleError at the first wrong sample, naming its number, counted from 1.
+    def __init__(self) -> None:
+        self.samples = 0
+        self._keys = array("Q")
+        self._roles: Counter[Roles] = Counter()
+
+    def add(self, lines: Sequence[bytes], roles: Sequence[Roles]) -> None:
+        """Count samples, given as their lines of JSON and the roles of their turns."""
+        from xxhash import xxh3_64_intdigest
+
+        self.samples += len(lines)
+        self._keys.extend(map(xxh3_64_intdigest, lines))
+        self._roles.update(roles)
+
+    def counts(self) -> dict[str, Any]:
+        """Give the counts that a record and a report show."""
+        import numpy as np
+
+        unique = len(np.unique(np.frombuffer(self._keys, np.uint64))) if self._keys else 0
+        turns: Counter[str] = Counter()
+        for roles, number in self._roles.items():
+            for role in roles:
+                turns[role] += number
+        return {"samples": self.samples, "unique": unique, "turns": dict(sorted(turns.items()))}
+
+
+def write_checked(path: Path, samples: Iterable[Sample], where: str, bad: Bad) -> Tally:
+    """Write samples as JSON lines, each checked against the sample schema and for its order of roles.
+
+    A wrong one is not written but given to `bad`, with its place: the number, counted from 1.
     """
-    from jsonschema import Draft202012Validator
-
-    shape = schema.load_schema("sample.schema.json")
-    validator = Draft202012Validator(shape)
-    for number, sample in enumerate(samples, 1):
-        if not validator.is_valid(sample):
-            place = f"{where}: sample {number}"
-            raise SampleError(fault for _, fault in schema.schema_faults(sample, shape, place))
-        wrong = _wrong_roles([message["role"] for message in sample["messages"]])
-        if wrong:
-            raise SampleError(Fault(f"{where}: sample {number}", wrong, expected="system?, then user and assistant"))
-        yield sample
+    tally, waiting, first = Tally(), iter(samples), 1
+    with path.open("wb") as file:
+        while chunk := list(islice(waiting, _CHUNK)):
+            lines, roles = _checked(chunk, first, where, bad)
+            if lines:
+                file.write(b"\n".join(lines) + b"\n")
+            tally.add(lines, roles)
+            first += len(chunk)
+    return tally
 
 
-def write_samples(path: Path, samples: Sequence[Sample]) -> None:
-    """Write samples as a JSON list, UTF-8, indented by 4: the form of the OpenAI-format files people exchange."""
-    path.write_text(json.dumps(samples, ensure_ascii=False, indent=4) + "\n", "utf-8")
+def write_samples(path: Path, lines: Iterable[bytes]) -> Tally:
+    """Write samples, given as lines of JSON, by the path's suffix: .jsonl as they are; .json as a list, indented by 4.
+
+    The list is the form of the OpenAI-format files that people exchange.
+    """
+    tally, waiting, written = Tally(), iter(lines), 0
+    listed = path.suffix == ".json"
+    with path.open("wb") as file:
+        if listed:
+            file.write(b"[")
+        while chunk := list(islice(waiting, _CHUNK)):
+            samples = [json.loads(line) for line in chunk]
+            texts = [_indented(sample) for sample in samples] if listed else chunk
+            opening = (b",\n" if written else b"\n") if listed else b""
+            file.write(opening + (b",\n" if listed else b"\n").join(texts) + (b"" if listed else b"\n"))
+            tally.add(chunk, [_roles(sample) for sample in samples])
+            written += len(chunk)
+        if listed:
+            file.write(b"\n]\n" if written else b"]\n")
+    return tally
 
 
-def read_samples(path: Path) -> list[Sample]:
-    """Read samples written by write_samples."""
-    samples: list[Sample] = json.loads(path.read_text("utf-8"))
-    return samples
+def read_samples(path: Path) -> Iterator[Sample]:
+    """Read samples written here, one by one."""
+    if path.suffix == ".jsonl":
+        yield from map(json.loads, read_lines(path))
+        return
+    import ijson
+
+    with path.open("rb") as file:
+        yield from ijson.items(file, "item")
 
 
-def count_samples(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Give the counts that a record and a report show."""
-    roles = Counter(message["role"] for sample in samples for message in sample["messages"])
-    unique = len({json.dumps(sample, sort_keys=True) for sample in samples})
-    return {"samples": len(samples), "unique": unique, "turns": dict(sorted(roles.items()))}
+def read_lines(path: Path) -> Iterator[bytes]:
+    """Read the lines of a .jsonl file, without their ends."""
+    with path.open("rb") as file:
+        for line in file:
+            yield line.rstrip(b"\n")
 
 
 def folded(text: str) -> str:
@@ -56,15 +110,75 @@ def folded(text: str) -> str:
     return re.sub(r"[\W_]+", "", text.casefold())
 
 
-def prompts_of(samples: Iterable[Sample]) -> set[str]:
+def prompts_of(samples: Iterable[Sample]) -> Iterator[str]:
     """Give the user's turns of the samples, folded."""
-    return {folded(m["content"]) for sample in samples for m in sample["messages"] if m["role"] == "user"}
+    return (folded(m["content"]) for sample in samples for m in sample["messages"] if m["role"] == "user")
 
 
-def _wrong_roles(roles: list[str]) -> str | None:
+def _checked(chunk: list[Sample], first: int, where: str, bad: Bad) -> tuple[list[bytes], list[Roles]]:
+    from orjson import dumps
+
+    try:
+        if _validator().is_valid(chunk):
+            roles = [_roles(sample) for sample in chunk]
+            if all(map(_in_order, roles)):
+                return list(map(dumps, chunk)), roles
+    except (TypeError, ValueError):
+        pass  # something that JSON does not have; _fault names it
+    lines: list[bytes] = []
+    good: list[Roles] = []
+    for number, sample in enumerate(chunk, first):
+        if faults := _faults(sample, f"{where}: sample {number}"):
+            bad(f"{where}: sample {number}", faults, sample)
+        else:
+            lines.append(dumps(sample))
+            good.append(_roles(sample))
+    return lines, good
+
+
+@cache
+def _validator() -> Any:
+    """Give the check of many samples at once; jsonschema alone would take most of the time of the writing."""
+    import jsonschema_rs
+
+    return jsonschema_rs.validator_for({"type": "array", "items": schema.load_schema("sample.schema.json")})
+
+
+def _faults(sample: Any, place: str) -> list[Fault]:
+    from orjson import dumps
+
+    shape = schema.load_schema("sample.schema.json")
+    if found := schema.schema_faults(sample, shape, place):
+        return [fault for _, fault in found]
+    try:
+        dumps(sample)
+    except TypeError as error:  # lone surrogates, and what is a dict or a str only by descent
+        return [Fault(place, f"cannot be written as JSON: {error}")]
+    roles = _roles(sample)
+    if _in_order(roles):
+        return []
+    return [Fault(place, _wrong_order(roles), expected="system?, then user and assistant in turn")]
+
+
+def _roles(sample: Sample) -> Roles:
+    return tuple([message["role"] for message in sample["messages"]])
+
+
+@cache
+def _in_order(roles: Roles) -> bool:
+    turns = roles[1:] if roles[0] == "system" else roles
+    return len(turns) > 1 and turns == ("user", "assistant") * (len(turns) // 2)
+
+
+def _wrong_order(roles: Roles) -> str:
     turns = roles[1:] if roles[0] == "system" else roles
     if "assistant" not in turns:
         return "no assistant turn"
     if any(role != ("user", "assistant")[index % 2] for index, role in enumerate(turns)):
         return f"roles out of order: {', '.join(roles)}"
-    return "the last turn is not the assistant's" if turns[-1] != "assistant" else None
+    return "the last turn is not the assistant's"
+
+
+def _indented(sample: Sample) -> bytes:
+    text = json.dumps(sample, ensure_ascii=False, indent=4)
+    return ("    " + text.replace("\n", "\n    ")).encode()

@@ -41,7 +41,10 @@ def test_the_project_of_ones_own_builds(project):
     project.edit("hf:HuggingFaceTB/SmolLM2-135M-Instruct@main", "models/tiny")  # a hub is not at hand
     project.edit("times = 100", "times = 4")
     project.built()
-    samples = json.loads((project.root / "build/default/datasets/greetings/samples.json").read_text())
+    samples = [
+        json.loads(line)
+        for line in (project.root / "build/default/datasets/greetings/samples.jsonl").read_text().splitlines()
+    ]
     assert [sample["messages"][1]["content"] for sample in samples] == [f"Hello to you {number}" for number in range(4)]
     assert (project.root / "build/default/merged/config.json").exists()
 

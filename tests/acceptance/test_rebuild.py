@@ -205,7 +205,9 @@ def test_a_dataset_of_the_projects_own_file(built):
     built.edit("[project]\n", 'plugins = ["my_data.py"]\n\n[project]\n')
     built.edit("[data]", '[datasets.mine]\ngenerator = "my_data"\n\n[data]')
     assert built.built("data").ran == ["dataset:mine", "data"]
-    samples = json.loads((built.root / "build/default/datasets/mine/samples.json").read_text())
+    samples = [
+        json.loads(line) for line in (built.root / "build/default/datasets/mine/samples.jsonl").read_text().splitlines()
+    ]
     assert len(samples) == 8
     built.edit("range(8)", "range(9)", "my_data.py")
     done = built.built("data")

@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src" / "tunemake"
 # Each line may import from the lines above it, never from those below.
 ORDER = [
-    "contracts", "faults", "shelves", "digests", "schema", "toml_places", "project", "plugins", "prompts", "samples",
+    "contracts", "faults", "shelves", "digests", "schema", "toml_places", "project", "plugin_files", "plugins", "prompts", "samples",
     "tensors", "models", "model_folder", "sources", "gguf_model", "lora", "lora_changes", "checkpoints", "cures",
     "generation", "staleness", "artifacts", "store", "engines", "stages", "process", "graph", "building",
     "loading", "doit_state", "progress", "interrupts", "tasks", "commands", "cli",

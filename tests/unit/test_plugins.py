@@ -97,8 +97,47 @@ def test_two_distributions_of_one_name_are_both_named(install, plugins):
     install("one", "stranger_a", GOOD, tunemake__datasets="lines = stranger_a:Lines")
     install("two", "stranger_b", GOOD, tunemake__datasets="lines = stranger_b:Lines")
     told = r"lines: two dataset generators of this name: (one|two) 1\.0 and (one|two) 1\.0"
-    with pytest.raises(PluginError, match=told):
+    with pytest.raises(PluginError, match=told + '; choose by "(one|two):lines" or "(one|two):lines"'):
         plugins.get(DATASETS, "lines")
+    assert plugins.get(DATASETS, "two:lines").origin == "two 1.0"
+    assert plugins.get(DATASETS, "one:lines").origin == "one 1.0"
+    with pytest.raises(PluginError, match="three:lines: no such dataset generator"):
+        plugins.get(DATASETS, "three:lines")
+
+
+USES = """
+class Both:
+    summary = "all that two others give"
+    version = "1"
+    parameters = {"type": "object", "properties": {"parts": {"type": "array"}}}
+
+    def uses(self, parameters):
+        return [(part["generator"], part["parameters"]) for part in parameters["parts"]]
+
+    def samples(self, parameters, context):
+        for name, its in self.uses(parameters):
+            yield from context.samples_of(name, its)
+
+class Circle(Both):
+    def uses(self, parameters):
+        return [("circle", parameters)]
+"""
+
+
+def test_what_a_generator_uses_counts_as_its_own(tmp_path):
+    (tmp_path / "mine.py").write_text(GOOD + USES)
+    plugins = Plugins(tmp_path, ["mine.py"], Digests(tmp_path / "d.json"))
+    parts = [{"generator": "lines", "parameters": {"file": "a"}}, {"generator": "asks", "parameters": {"file": "b"}}]
+    assert [name for name, _ in plugins.used("both", {"parts": parts})] == ["both", "lines", "asks"]
+    assert plugins.needs_base("both", {"parts": parts})
+    assert not plugins.needs_base("both", {"parts": parts[:1]})
+    assert plugins.inputs("both", {"parts": parts}) == [tmp_path / "a", tmp_path / "b"]
+    wrong = {"parts": [{"generator": "lines", "parameters": {"fil": "a"}}]}
+    ((path, fault),) = plugins.parameter_faults("both", wrong, ("datasets", "x", "parameters"))
+    assert path == ("datasets", "x", "parameters")
+    assert 'datasets.x.parameters: lines: fil: unknown key; did you mean "file"?' in str(fault)
+    with pytest.raises(PluginError, match="uses itself: circle → circle"):
+        plugins.used("circle", {})
 
 
 @pytest.mark.parametrize(
@@ -108,6 +147,9 @@ def test_two_distributions_of_one_name_are_both_named(install, plugins):
         ("x = 1 /", r"cannot be imported: SyntaxError"),
         ("class Other: pass", r"cannot be imported: AttributeError"),
         ("class Lines: pass", r"summary: missing.*\n.*version: missing.*\n.*samples: missing.*\n.*parameters: missing"),
+        (GOOD + "\nLines.inputs = 3", r"inputs: not a method"),
+        (GOOD + "\nLines.needs = ('money',)", r"needs: not known; expected \(\"base\",\), got \('money',\)"),
+        (GOOD + "\nLines.__init__ = lambda self, x: None", r"cannot be made: TypeError"),
         (GOOD.replace('"type": "object"', '"type": "text"'), r"type.*expected a JSON Schema of draft 2020-12"),
     ],
 )

@@ -1,42 +1,84 @@
-import pytest
+import json
 
-from tunemake.faults import SampleError
-from tunemake.samples import count_samples, folded, prompts_of, read_samples, validated, write_samples
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunemake.samples import folded, prompts_of, read_lines, read_samples, write_checked, write_samples
 
 
 def sample(*roles):
     return {"messages": [{"role": role, "content": f"{role} 说"} for role in roles]}
 
 
-def test_samples_come_back_as_written_and_stay_readable(tmp_path):
+@pytest.fixture
+def written(tmp_path):
+    """Write samples; give what was written, what was refused, and the counts."""
+
+    def write(samples):
+        refused = []
+        path = tmp_path / "s.jsonl"
+        tally = write_checked(path, samples, "datasets.x", lambda *told: refused.append(told))
+        return list(read_samples(path)), refused, tally.counts()
+
+    return write
+
+
+def test_samples_come_back_as_written_and_stay_readable(tmp_path, written):
     samples = [sample("user", "assistant"), sample("system", "user", "assistant")]
-    write_samples(tmp_path / "s.json", samples)
-    assert read_samples(tmp_path / "s.json") == samples
-    assert "说" in (tmp_path / "s.json").read_text("utf-8")
+    assert written(samples)[0] == samples
+    lines = list(read_lines(tmp_path / "s.jsonl"))
+    for suffix in ("json", "jsonl"):
+        path = tmp_path / f"t.{suffix}"
+        assert write_samples(path, lines).counts()["samples"] == 2
+        assert list(read_samples(path)) == samples
+        assert "说" in path.read_text("utf-8")
+
+
+@given(st.integers(0, 3))
+def test_a_list_is_the_json_that_everyone_else_writes(tmp_path_factory, number):
+    path = tmp_path_factory.mktemp("list") / "t.json"
+    samples = [sample("user", "assistant")] * number
+    write_samples(path, [json.dumps(one, ensure_ascii=False).encode() for one in samples])
+    assert path.read_text("utf-8") == json.dumps(samples, ensure_ascii=False, indent=4) + "\n"
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"messages": []}, r"sample 2: messages: out of range; expected at least 2 item"),
-        ({"messages": [{"role": "bot", "content": "x"}] * 2}, r"messages\[0\]\.role: not allowed"),
-        ({"text": "x"}, r"sample 2: messages: missing"),
-        (sample("user", "user"), r"sample 2: no assistant turn"),
-        (sample("assistant", "user"), r"roles out of order: assistant, user"),
-        (sample("user", "assistant", "user"), r"the last turn is not the assistant's"),
+        ({"messages": []}, "sample 2: messages: out of range; expected at least 2 item"),
+        ({"messages": [{"role": "bot", "content": "x"}] * 2}, "messages[0].role: not allowed"),
+        ({"text": "x"}, "sample 2: messages: missing"),
+        (None, "sample 2: all of it: wrong type"),
+        (sample("user", "user"), "sample 2: no assistant turn"),
+        (sample("assistant", "user"), "roles out of order: assistant, user"),
+        (sample("user", "assistant", "user"), "the last turn is not the assistant's"),
+        (sample("system", "assistant"), "roles out of order: system, assistant"),
+        (sample("user", "assistant") | {"messages": {"role": "user"}}, "messages: wrong type"),
+        ({"messages": [{"role": "user", "content": "\ud800"}, {"role": "assistant", "content": "x"}]}, "as JSON"),
+        ({"messages": [{"role": "user", "content": 1.5}, {"role": "assistant", "content": {1}}]}, "wrong type"),
     ],
 )
-def test_a_wrong_sample_is_told_by_its_number(wrong, message):
-    with pytest.raises(SampleError, match=message):
-        list(validated([sample("user", "assistant"), wrong], "datasets.x"))
+def test_a_wrong_sample_is_told_by_its_number_and_the_others_are_written(written, wrong, message):
+    good = sample("user", "assistant")
+    kept, ((place, faults, row),), counts = written([good, wrong, good])
+    assert (kept, place, row) == ([good, good], "datasets.x: sample 2", wrong)
+    assert any(message in str(fault) for fault in faults), [str(fault) for fault in faults]
+    assert counts["samples"] == 2
 
 
-def test_counts():
+def test_a_wrong_sample_far_behind_keeps_its_number(written):
+    good = sample("user", "assistant")
+    kept, ((place, _, _),), _ = written([good] * 2500 + [{}] + [good] * 10)
+    assert (len(kept), place) == (2510, "datasets.x: sample 2501")
+
+
+def test_counts(written):
     twice = [sample("user", "assistant")] * 2
-    assert count_samples(twice) == {"samples": 2, "unique": 1, "turns": {"assistant": 2, "user": 2}}
+    assert written(twice)[2] == {"samples": 2, "unique": 1, "turns": {"assistant": 2, "user": 2}}
 
 
 def test_folding_lets_prompts_be_compared():
     assert folded("Who ARE you?!") == folded("who are you")
     assert folded("你是谁？") == folded("你是谁")
-    assert prompts_of([sample("user", "assistant")]) == {"user说"}
+    assert set(prompts_of([sample("user", "assistant")])) == {"user说"}

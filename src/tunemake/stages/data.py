@@ -2,48 +2,77 @@
 
 from __future__ import annotations
 
-import random
-from typing import Any
+import json
+from array import array
+from collections.abc import Iterable, Iterator
+from itertools import compress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from tunemake.contracts import Sample
 from tunemake.faults import Fault, SampleError
-from tunemake.samples import count_samples, read_samples, write_samples
+from tunemake.samples import read_lines, write_samples
 from tunemake.stages import Job
 from tunemake.stages.dataset import SAMPLES
 
-TRAIN, HELD_OUT = "train.json", "held_out.json"
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+TRAIN, HELD_OUT = "train", "held_out"
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write work/train.json and work/held_out.json.
+    """Write work/train and work/held_out, as .json or .jsonl.
 
-    parameters: datasets (their names in order), held_out (share), seed. inputs: each dataset under its name.
+    parameters: datasets (their names in order), held_out (share), seed, format. inputs: each dataset under its name.
     """
-    mixed: list[Sample] = []
-    for name in job.parameters["datasets"]:
-        mixed += read_samples(job.inputs[name] / SAMPLES)
-    train, held_out = split(mixed, job.parameters["held_out"], job.parameters["seed"])
-    if not train:
-        fault = Fault("data.held_out", "no samples are left to train on", got=f"{len(mixed)} samples in all")
+    files = [job.inputs[name] / SAMPLES for name in job.parameters["datasets"]]
+    held = held_out(keys(_lines(files), job.parameters["seed"]), job.parameters["held_out"])
+    if held.all():
+        fault = Fault("data.held_out", "no samples are left to train on", got=f"{len(held)} samples in all")
         raise SampleError(fault)
-    write_samples(job.work / TRAIN, train)
-    write_samples(job.work / HELD_OUT, held_out)
-    return {"train": count_samples(train), "held_out": count_samples(held_out)}
+    suffix = job.parameters["format"]
+    train = write_samples(job.work / f"{TRAIN}.{suffix}", compress(_lines(files), ~held))
+    kept = write_samples(job.work / f"{HELD_OUT}.{suffix}", compress(_lines(files), held))
+    return {"train": train.counts(), "held_out": kept.counts()}
 
 
-def split(samples: list[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """Part samples into training and held-out ones, both in their old order.
+def samples_file(folder: Path, name: str) -> Path:
+    """Find a data artifact's file of training (TRAIN) or held-out (HELD_OUT) samples, whatever its format."""
+    return next(path for path in (folder / f"{name}.json", folder / f"{name}.jsonl") if path.exists())
 
-    Equal conversations go to one side together, so that nothing held out was trained on.
+
+def keys(lines: Iterable[bytes], seed: int) -> array[int]:
+    """Give a 64-bit key for each sample, equal for equal conversations; the seed changes their order."""
+    from xxhash import xxh3_64_intdigest
+
+    found = array("Q")
+    for line in lines:
+        turns = [turn for message in json.loads(line)["messages"] for turn in (message["role"], message["content"])]
+        found.append(xxh3_64_intdigest("\0".join(turns).encode(), seed))
+    return found
+
+
+def held_out(of: array[int], share: float) -> NDArray[np.bool_]:
+    """Say of each sample whether it is held out.
+
+    Equal conversations go to one side together, so that nothing held out was trained on; those with the lowest keys
+    are held out, as many as the share of all samples allows.
     """
-    groups: dict[str, list[int]] = {}
-    for index, sample in enumerate(samples):
-        groups.setdefault(repr(sample["messages"]), []).append(index)
-    order = list(groups.values())
-    random.Random(seed).shuffle(order)
-    chosen: set[int] = set()
-    for indices in order:
-        if len(chosen) + len(indices) <= round(share * len(samples)):
-            chosen.update(indices)
-    train = [sample for index, sample in enumerate(samples) if index not in chosen]
-    return train, [sample for index, sample in enumerate(samples) if index in chosen]
+    import numpy as np
+
+    every = np.frombuffer(of, np.uint64)
+    unlike, counts = np.unique(every, return_counts=True)  # in order of key, which is as good as chance
+    room, chosen = round(share * len(every)), np.zeros(len(unlike), bool)
+    for index in range(len(unlike)):
+        if room <= 0:
+            break
+        if counts[index] <= room:
+            chosen[index] = True
+            room -= int(counts[index])
+    return np.isin(every, unlike[chosen])
+
+
+def _lines(files: Iterable[Path]) -> Iterator[bytes]:
+    for file in files:
+        yield from read_lines(file)

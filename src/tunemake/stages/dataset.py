@@ -1,51 +1,121 @@
-"""dataset: one declared dataset, generated and validated, as samples.json."""
+"""dataset: one declared dataset, generated and validated, as samples.jsonl."""
 
 from __future__ import annotations
 
+import json
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tunemake.contracts import Answer, BaseModelAnswers, Context, Message
+from tunemake.contracts import Answer, BaseModelAnswers, Context, GeneratorError, Message, Sample
 from tunemake.digests import DIGESTS, Digests
 from tunemake.faults import Fault, PluginError, SampleError, TunemakeError
 from tunemake.generation import Answers
-from tunemake.plugins import DATASETS, Plugins, place_in
-from tunemake.samples import count_samples, validated, write_samples
+from tunemake.plugin_files import place_in
+from tunemake.plugins import DATASETS, Plugins
+from tunemake.samples import write_checked
 from tunemake.stages import Job
 
-SAMPLES = "samples.json"
+SAMPLES, REJECTS = "samples.jsonl", "rejects.jsonl"
+_MOST_TOLD = 20
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write work/samples.json.
+    """Write work/samples.jsonl, and work/rejects.jsonl where rows were skipped.
 
-    parameters: generator, parameters, seed, and prompt_template where the generator asks for the base model.
+    parameters: generator, parameters, on_bad, seed, and prompt_template where the generator asks for the base model.
     runtime: name (of the dataset), plugins (the project's own plugin files).
     """
-    name = job.runtime["name"]
-    plugins = Plugins(job.root, job.runtime["plugins"], Digests(job.root / DIGESTS))
-    generator = plugins.generator(job.parameters["generator"])
-    context = Context(
-        job.root, job.parameters["seed"], _base(job), lambda done, total: job.progress(done, total, name), job.say
-    )
+    name, asked = job.runtime["name"], job.parameters["generator"]
     where = f"datasets.{name}"
+    made = _Made(job, where)
     try:
-        samples = list(validated(generator.samples(job.parameters["parameters"], context), where))
+        tally = write_checked(job.work / SAMPLES, made.samples(asked, job.parameters["parameters"]), where, made.bad)
     except TunemakeError:
         raise
+    except GeneratorError as error:
+        raise SampleError([*made.rejects.faults, Fault(where, str(error))]) from error
     except Exception as error:  # a stranger's code can raise anything
-        code = plugins.get(DATASETS, job.parameters["generator"]).code()
         traceback.print_exc()  # into the stage's log
-        place = place_in(code, error) or job.parameters["generator"]
+        place = place_in(made.code(asked), error) or asked
         raise PluginError(Fault(where, f"failed at {place}: {type(error).__name__}: {error}")) from error
-    if not samples:
+    made.rejects.end()
+    if not tally.samples:
         fault = Fault(where, "no samples", expected="at least 1", got="0", next_step="check its parameters")
         raise SampleError(fault)
-    write_samples(job.work / SAMPLES, samples)
-    return count_samples(samples)
+    return tally.counts() | {"rejected": made.rejects.count}
+
+
+class _Rejects:
+    """Rows that give no sample: skipped, counted and kept in a file, or the end of the build."""
+
+    def __init__(self, path: Path, on_bad: str) -> None:
+        self._path, self._skips = path, on_bad == "skip"
+        self.count = 0
+        self.faults: list[Fault] = []
+
+    def add(self, faults: list[Fault], row: object) -> None:
+        """Take a row; raises SampleError where so many are wrong that more would only fill the screen."""
+        self.count += 1
+        if self._skips:
+            reasons = [str(fault) for fault in faults]
+            line = json.dumps({"reasons": reasons, "row": row}, ensure_ascii=False, default=repr)
+            with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(line + "\n")
+            return
+        self.faults += faults
+        if len(self.faults) >= _MOST_TOLD:
+            raise SampleError(self._told("and maybe more"))
+
+    def end(self) -> None:
+        """Raise SampleError for the rows that were taken, where they are not skipped."""
+        if self.faults:
+            raise SampleError(self._told("in all"))
+
+    def _told(self, more: str) -> list[Fault]:
+        step = 'on_bad = "skip" in the dataset\'s table counts such rows and leaves them out'
+        where = self.faults[0].where.partition(":")[0]
+        return [*self.faults, Fault(where, f"{self.count} bad rows {more}", next_step=step)]
+
+
+class _Made:
+    """The samples of the generators that a dataset stands on."""
+
+    def __init__(self, job: Job, where: str) -> None:
+        self._job, self._where = job, where
+        self._plugins = Plugins(job.root, job.runtime["plugins"], Digests(job.root / DIGESTS))
+        self.rejects = _Rejects(job.work / REJECTS, job.parameters["on_bad"])
+        self._base = _base(job)
+
+    def samples(self, generator: str, parameters: Mapping[str, Any]) -> Iterator[Sample]:
+        """Give a generator's samples."""
+        made = self._plugins.generator(generator)
+        if isinstance(parameters, Mapping):
+            parameters = self._plugins.with_defaults(generator, parameters)
+        return made.samples(parameters, self._context)
+
+    def code(self, generator: str) -> list[Path]:
+        """Give the code files of a generator and of those that it uses."""
+        used = self._plugins.used(generator, self._job.parameters["parameters"])
+        return [file for name, _ in used for file in self._plugins.get(DATASETS, name).code()]
+
+    def bad(self, _place: str, faults: list[Fault], row: object) -> None:
+        """Take a sample that is none."""
+        self.rejects.add(faults, row)
+
+    @cached_property
+    def _context(self) -> Context:
+        def progress(done: int, total: int) -> None:
+            self._job.progress(done, total, self._job.runtime["name"])
+
+        def bad(place: str, reason: str, row: object = None) -> None:
+            self.rejects.add([Fault(self._where, f"{place}: {reason}")], row)
+
+        return Context(
+            self._job.root, self._job.parameters["seed"], self._base, progress, self._job.say, bad, self.samples
+        )
 
 
 def _base(job: Job) -> BaseModelAnswers | None:

@@ -12,7 +12,7 @@ from tunemake.faults import Fault, SampleError
 from tunemake.generation import Answers
 from tunemake.samples import folded, prompts_of, read_samples
 from tunemake.stages import Job
-from tunemake.stages.data import TRAIN
+from tunemake.stages.data import TRAIN, samples_file
 
 SCORES, ANSWERS = "scores.json", "answers.json"
 
@@ -56,7 +56,8 @@ def refuse_trained(root: Path, told: Mapping[str, str | list[str]], data: Path) 
     Raises SampleError for each prompt that is in the training data of the folder `data`, and for a file without any.
     """
     asked = {kind: _prompts(root, kind, value) for kind, value in told.items()}
-    trained = prompts_of(read_samples(data / TRAIN))
+    wanted = {folded(prompt) for prompts in asked.values() for prompt in prompts}
+    trained = wanted.intersection(prompts_of(read_samples(samples_file(data, TRAIN))))
     faults = [
         Fault(f"evaluate.{kind}", f"trained on: {prompt}", expected="prompts that are not in the training data")
         for kind, prompts in asked.items()

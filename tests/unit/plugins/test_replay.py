@@ -4,7 +4,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from tunemake.contracts import Answer, Context, Generator, ReadsFiles
-from tunemake.samples import validated
+from checked import checked
 from tunemake_builtins.replay import LANGUAGES, Replay, shipped
 
 
@@ -26,7 +26,7 @@ def made(parameters, root=Path(), seed=1, base=None):
     assert Draft202012Validator(Replay.parameters).is_valid(parameters)
     told = []
     context = Context(root, seed, base or Echo(), lambda done, total: told.append((done, total)))
-    samples = list(validated(Replay().samples(parameters, context), "test"))
+    samples = checked(Replay().samples(parameters, context))
     assert told[-1] == (parameters["samples"], parameters["samples"])
     return samples
 

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from checked import checked
 from tunemake.contracts import Context, Generator
-from tunemake.samples import folded, validated
+from tunemake.samples import folded
 from tunemake_builtins.replay import shipped
 from tunemake_builtins.self_cognition import BEFORE, LANGUAGES, SelfCognition, questions
 
@@ -18,7 +19,7 @@ NAMES = {"name": {"en": "Xiaomu", "zh": "小木"}, "author": {"en": "the makers"
 def made(seed=1, **parameters):
     told = {**NAMES, **parameters}
     assert Draft202012Validator(SelfCognition.parameters).is_valid(told)
-    return list(validated(SelfCognition().samples(told, Context(Path(), seed)), "test"))
+    return checked(SelfCognition().samples(told, Context(Path(), seed)))
 
 
 def turns(sample):

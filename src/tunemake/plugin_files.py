@@ -1,0 +1,60 @@
+"""The code of plugins: a project's own Python file imported, and the line of a plugin at which an exception left it."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+import traceback
+from collections.abc import Collection
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tunemake.digests import sha256_of_json
+from tunemake.faults import Fault, PluginError
+
+
+def own_generators(file: Path) -> dict[str, type]:
+    """Give the dataset generators of a project's own file: its classes with `samples`, named in snake_case."""
+    module = own_module(file)
+    classes = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
+    return {_snake(made.__name__): made for made in classes if hasattr(made, "samples")}
+
+
+def own_prompts(file: Path) -> dict[str, Any]:
+    """Give the prompt templates of a project's own file: its tables with `instruction`, by name."""
+    things = {k: v for k, v in vars(own_module(file)).items() if isinstance(v, dict) and "instruction" in v}
+    return {name: thing for name, thing in things.items() if not name.startswith("_")}
+
+
+def own_module(file: Path) -> ModuleType:
+    """Import a project's own file; raises PluginError naming the line at which that fails."""
+    name = f"tunemake_project_{sha256_of_json(str(file))[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise PluginError(Fault(file.name, "not a Python file"))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # a user's module can raise anything at import
+        del sys.modules[name]
+        told = error.msg if isinstance(error, SyntaxError) else error
+        what = f"cannot be imported: {type(error).__name__}: {told}"
+        raise PluginError(Fault(place_in([file], error) or file.name, what)) from error
+    return module
+
+
+def place_in(files: Collection[Path], error: BaseException) -> str | None:
+    """Give the line of a plugin's files at which an exception left its code, such as my_data.py:14, or None."""
+    if isinstance(error, SyntaxError) and error.filename and Path(error.filename) in files:
+        return f"{Path(error.filename).name}:{error.lineno}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) in files]
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else None
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
