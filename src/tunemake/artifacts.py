@@ -83,22 +83,38 @@ def commit(  # noqa: PLR0917 - each is another thing
         raise StageError(fault)
     _remove_hidden(work)
     names = files_under(work)
-    _protect(work, names)
     sums = digests.of_many(work / name for name in names)
     outputs = {
         name: {"size": (work / name).stat().st_size, "sha256": digest} for name, digest in zip(names, sums, strict=True)
     }
     record = {"format": FORMAT, "fingerprint": decides.fingerprint, **_told(decides), **asdict(made)}
     _write_record(work / RECORD, {**record, "outputs": outputs})
-    _flush(work, names)
-    replace_folder(work, entry)
+    _put_in_place(work, entry, names)
     for name, digest in zip(names, sums, strict=True):
         digests.remember(entry / name, digest)
+
+
+def recover(work: Path, entry: Path, fingerprint: str, digests: Digests) -> bool:
+    """Put a work folder in place that was finished, record and all, when its build was killed; say whether it was."""
+    record = read_record(work)
+    if record is None or record["fingerprint"] != fingerprint or changed_outputs(work, record, digests):
+        return False
+    _put_in_place(work, entry, record["outputs"])
+    return True
+
+
+def _put_in_place(work: Path, entry: Path, names: Iterable[str]) -> None:
+    # Read-only only now that the record stands: a work folder without one may be worked in again.
+    _protect(work, names)
+    _flush(work, names)
+    replace_folder(work, entry)
 
 
 def replace_folder(new: Path, place: Path) -> None:
     """Put a folder in its place; what was there goes only once the new one stands."""
     place.parent.mkdir(parents=True, exist_ok=True)
+    for left in new.parent.glob(f".{place.name}.old-*"):  # by a build killed right here
+        shutil.rmtree(left)
     old = new.with_name(f".{place.name}.old-{os.getpid()}")
     if place.exists():
         place.rename(old)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import platform
 import shutil
@@ -17,7 +16,7 @@ from tunemake import __version__, models, shelves
 from tunemake.artifacts import Made, commit, read_record
 from tunemake.faults import Fault, InputError, StageError, StoppedError
 from tunemake.graph import Need, Stage
-from tunemake.plugins import DATASETS, Plugins, installed_version
+from tunemake.plugins import Plugins, installed_version
 from tunemake.process import Event, run_stage
 from tunemake.project import Project
 from tunemake.stages import Job
@@ -28,10 +27,30 @@ _HEAVY = ("torch", "transformers", "peft", "datasets", "xtuner", "mmengine", "bi
 
 
 @dataclass(frozen=True)
+class Taken:
+    """Where the content lies that a fingerprint was taken of.
+
+    inputs: by role, the artifact's folder in the store, which a link may leave at any time. files: those outside of
+    the build, each with its size, time of change and inode.
+    """
+
+    inputs: Mapping[str, Path]
+    files: Mapping[Path, tuple[int, int, int]]
+
+    def changed(self) -> list[Path]:
+        """Name the files that are no longer as they were."""
+        return [path for path, stamp in self.files.items() if _stamp(path) != stamp]
+
+
+@dataclass(frozen=True)
 class State:
-    """What is known of a stage's artifact now. reasons: why it is stale; [] where it is fresh."""
+    """What is known of a stage's artifact now.
+
+    taken: what it is made from, as found when that was digested. reasons: why it is stale; [] where it is fresh.
+    """
 
     decides: Decides
+    taken: Taken
     reasons: list[str]
     in_store: bool
 
@@ -51,19 +70,21 @@ class Builder:
     def state(self, name: str) -> State:
         """Compare what is there with what the project asks for; raises InputError where an input is missing."""
         stage = self.stages[name]
-        decides = self._decides(stage)
+        decides, taken = self._decides(stage)
+        why, in_store = self._why(stage, decides)
+        return State(decides, taken, why, in_store)
+
+    def _why(self, stage: Stage, decides: Decides) -> tuple[list[str], bool]:
+        """Say why an artifact is stale, and whether the store holds it."""
         if self.store.is_forgotten(stage.link):
-            return State(decides, ["forgotten on request"], in_store=False)
+            return ["forgotten on request"], False
         flaws = self.store.flaws(decides)
-        if flaws is None:
-            before = self.store.record(stage.link)
-            return State(decides, reasons(before, decides, stage.titles) or ["not built yet"], in_store=False)
         if flaws:
-            return State(decides, [f"{stage.link}/{flaw}" for flaw in flaws], in_store=False)
-        if self.store.is_shown(stage.link, decides):
-            return State(decides, [], in_store=True)
-        before = self.store.record(stage.link)
-        return State(decides, reasons(before, decides, stage.titles) or ["its link is gone"], in_store=True)
+            return [f"{stage.link}/{flaw}" for flaw in flaws], False
+        if flaws == [] and self.store.is_shown(stage.link, decides):
+            return [], True
+        told = reasons(self.store.record(stage.link), decides, stage.titles)
+        return told or ["not built yet" if flaws is None else "its link is gone"], flaws == []
 
     def make(self, name: str, *, anew: bool, watch: Callable[[Event], None]) -> Mapping[str, Any]:
         """Make a stage's artifact, unless another build has meanwhile; give its record.
@@ -82,30 +103,28 @@ class Builder:
             watch({"say": f"waiting for another build, process {process}, which makes the same"})
 
         with self.store.lock(state.decides, wait) as lock:
-            if anew or self.store.is_forgotten(stage.link) or not self.store_has(state.decides):
-                self._make(stage, state.decides, lock, watch)
+            if anew or self.store.is_forgotten(stage.link) or not self.store.holds(state.decides):
+                self._make(stage, state, lock, watch)
             self.store.show(stage.link, state.decides)
         self.store.digests.save()
         record = self.store.record(stage.link)
         assert record is not None
         return record
 
-    def store_has(self, decides: Decides) -> bool:
-        """Say whether the store holds this artifact, whole; a folder finished but not yet in place is put there."""
-        return self.store.flaws(decides) == []
-
-    def _make(self, stage: Stage, decides: Decides, lock: int, watch: Callable[[Event], None]) -> None:
+    def _make(self, stage: Stage, state: State, lock: int, watch: Callable[[Event], None]) -> None:
+        decides = state.decides
         kept = self.store.set_aside(decides)
         work = self.store.work(decides)
         if not stage.resumes or read_record(work) is not None:
             shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True, exist_ok=True)
-        job = Job(self.root, work, stage.parameters, stage.runtime, self._inputs(stage))
+        job = Job(self.root, work, stage.parameters, stage.runtime, state.taken.inputs)
         started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
         try:
             facts = run_stage(stage.kind, job, lock, watch)
         except StoppedError as error:
             raise _stopped(stage, work, error) from None
+        self._refuse_changed(stage, state.taken, work)
         self.store.digests.refresh()
         made = Made(started, round(time.monotonic() - clock, 2), _environment(), stage.runtime, facts)
         try:
@@ -118,32 +137,41 @@ class Builder:
                           "and a lasting one belongs in project.toml or templates/"})  # fmt: skip
         self._log(stage, decides, made)
 
+    def _refuse_changed(self, stage: Stage, taken: Taken, work: Path) -> None:
+        """Throw away what may have been made from files other than those that were digested."""
+        if changed := taken.changed():
+            shutil.rmtree(work)  # a checkpoint in it would be gone on from
+            told = [Fault(stage.name, f"{self._portable(path)} changed while it ran", next_step="run doit again")
+                    for path in changed]  # fmt: skip
+            raise StageError(told)
+
     def _log(self, stage: Stage, decides: Decides, made: Made) -> None:
         line = {"stage": stage.name, "artifact": decides.folder_name, "started": made.started, "seconds": made.seconds}
         with (self.store.build / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
-    def _inputs(self, stage: Stage) -> dict[str, Path]:
-        return {role: self.root / self.stages[need.stage].link for role, need in stage.needs.items()}
-
-    def _decides(self, stage: Stage) -> Decides:
+    def _decides(self, stage: Stage) -> tuple[Decides, Taken]:
+        """Digest what decides a stage's content; give the digests, and where the content lies."""
         inputs: dict[str, str] = {}
+        folders = {role: (self.root / self.stages[need.stage].link).resolve() for role, need in stage.needs.items()}
         for role, need in stage.needs.items():
-            inputs |= {f"{role}/{name}": digest for name, digest in self._taken(stage, need).items()}
-        code: dict[str, str] = {}
+            inputs |= {f"{role}/{name}": digest for name, digest in _taken(stage, need, folders[role]).items()}
+        code: dict[str, Path] = {}
         if stage.generator is not None:
-            for name, _ in self.plugins.used(stage.generator, stage.parameters["parameters"]):
-                code |= self.plugins.code_digests(self.plugins.get(DATASETS, name))
-        return Decides(stage.kind, stage.version, stage.parameters, inputs, self._sources(stage), code)
+            code = self.plugins.code(stage.generator, stage.parameters["parameters"])
+        sources = self._sources(stage)
+        linked = [path.resolve() for folder in folders.values() for path in (folder / "model").glob("*")]
+        outside = [*code.values(), *sources.values(), *(path for path in linked if path.is_file())]
+        taken = Taken(folders, {path: _stamp(path) for path in outside})
+        decides = Decides(
+            stage.kind, stage.version, stage.parameters, inputs, self._digests_of(sources), self._digests_of(code)
+        )
+        return decides, taken
 
-    def _taken(self, stage: Stage, need: Need) -> dict[str, str]:
-        record = self.store.record(self.stages[need.stage].link)
-        if record is None:
-            raise InputError(Fault(stage.name, f"needs {need.stage}", next_step=f"run doit {need.stage}"))
-        names = [n for n in record["outputs"] if any(fnmatch.fnmatchcase(n, pattern) for pattern in need.files)]
-        return {name: record["outputs"][name]["sha256"] for name in names if name != "log.txt"}
+    def _digests_of(self, files: Mapping[str, Path]) -> dict[str, str]:
+        return dict(zip(files, self.store.digests.of_many(files.values()), strict=True))
 
-    def _sources(self, stage: Stage) -> dict[str, str]:
+    def _sources(self, stage: Stage) -> dict[str, Path]:
         files = {name: self._source(name) for name in stage.sources}
         if stage.generator is not None:
             given = self.plugins.inputs(stage.generator, stage.parameters["parameters"])
@@ -155,7 +183,7 @@ class Builder:
         missing = [Fault(name, told) for name, path in files.items() if not path.is_file()]
         if missing:
             raise InputError(missing)
-        return dict(zip(files, self.store.digests.of_many(files.values()), strict=True))
+        return files
 
     def _source(self, name: str) -> Path:
         if name.startswith("templates/"):
@@ -164,6 +192,22 @@ class Builder:
 
     def _portable(self, path: Path) -> str:
         return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else path.name
+
+
+def _taken(stage: Stage, need: Need, folder: Path) -> dict[str, str]:
+    """Give the digests of the files that a stage takes from an artifact."""
+    record = read_record(folder)
+    if record is None:
+        raise InputError(Fault(stage.name, f"needs {need.stage}", next_step=f"run doit {need.stage}"))
+    return {name: record["outputs"][name]["sha256"] for name in record["outputs"] if need.takes(name)}
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return (0, 0, 0)
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
 def _stopped(stage: Stage, work: Path, error: StoppedError) -> StoppedError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 from tunemake import models, schema
@@ -23,10 +24,26 @@ VERSIONS = {
 
 @dataclass(frozen=True)
 class Need:
-    """What a stage takes from another. files: patterns of the files that it reads, which decide its content."""
+    """What a stage takes from another.
+
+    files: patterns of the files that it reads, which decide its content; without: patterns of those among them that it
+    does not.
+    """
 
     stage: str
     files: tuple[str, ...] = ("**",)
+    without: tuple[str, ...] = ()
+
+    def takes(self, name: str) -> bool:
+        """Say whether it reads a file of that name; nobody reads a log."""
+
+        def fits(patterns: tuple[str, ...]) -> bool:
+            return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+        return fits(self.files) and not fits(self.without) and name != "log.txt"
+
+
+_MODEL = Need("base", ("model/**",), tuple(f"model/{name}*" for name in models.LEGAL))
 
 
 @dataclass(frozen=True)
@@ -119,7 +136,7 @@ def _dataset(project: Project, dataset: Dataset, template: Mapping[str, Any] | N
     if template is not None:
         trusted = project.model["trust_remote_code"]
         parameters |= {"prompt_template": dict(template), "trust_remote_code": trusted}
-        needs = {"base": Need("base", ("model/**",))}
+        needs = {"base": _MODEL}
     return Stage(
         name=f"dataset:{dataset.name}", kind="dataset", doc=f"samples of {dataset.generator}",
         parameters=parameters, runtime={"name": dataset.name, "plugins": list(project.plugins)},
@@ -172,17 +189,22 @@ def _training_data(project: Project) -> dict[str, Any]:
 def _train(project: Project) -> Stage:
     shape = schema.load_schema(SCHEMA)["properties"]["train"]
     deciding, running = schema.parted("run", project.train, shape)
+    if project.train["method"] == "full":
+        deciding.pop("lora")
     asked = {kind: (project.evaluate or {}).get(kind, []) for kind in ("identity", "unrelated")}
     needs = {
         # The light datasets first, then the config: what can be wrong is told before anything heavy starts.
         "config": Need("config", ("decides.py",)),
-        "base": Need("base", ("model/**",)),
+        "base": _MODEL,
         "data": Need("data", (_train_file(project),)),
     }
     return Stage(
         name="train", kind="train", doc="the training itself",
         parameters={**deciding, "data": _training_data(project), "seed": project.seed},
-        runtime={**running, "evaluate": asked},
+        runtime={
+            **running, "evaluate": asked,
+            "links": {"base": f"build/base/{base_name(project.model['source'])}", "data": f"build/{VARIANT}/data"},
+        },
         link=f"build/{VARIANT}/train", outputs=("last_checkpoint", "metrics.jsonl"), needs=needs, resumes=True,
         titles={**{name: f"train.{name}" for name in deciding}, "seed": "project.seed"},
     )  # fmt: skip
@@ -225,7 +247,7 @@ def _evaluate(project: Project, template: Mapping[str, Any]) -> Stage:
         },
         link=f"build/{VARIANT}/evaluation", outputs=("scores.json", "answers.json"),
         needs={
-            "base": Need("base", ("model/**",)), "merged": Need("merge"), "data": Need("data", (_train_file(project),)),
+            "base": _MODEL, "merged": Need("merge"), "data": Need("data", (_train_file(project),)),
         },
         sources=files, titles={name: f"evaluate.{name}" for name in asked},
     )  # fmt: skip

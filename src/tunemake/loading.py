@@ -60,6 +60,9 @@ def _model(project: Project) -> Found:
     except InputError as error:
         return _at(at, error.faults)
     folder = project.root / source.name
+    if source.kind == "folder" and folder.resolve().is_relative_to(project.root.resolve() / "build"):
+        step = "copy the model to a folder of its own"
+        return _at(at, [Fault(source.name, "lies in build/, where it changes with each build", next_step=step)])
     if source.kind != "folder" or folder.is_dir():
         return []
     return _at(at, [Fault(source.name, "no such folder", next_step=models.where_else(folder))])

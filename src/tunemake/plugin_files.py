@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import sys
@@ -40,12 +41,41 @@ def own_module(file: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # a user's module can raise anything at import
+    except (Exception, SystemExit) as error:  # a user's module can raise anything at import
         del sys.modules[name]
         told = error.msg if isinstance(error, SyntaxError) else error
         what = f"cannot be imported: {type(error).__name__}: {told}"
         raise PluginError(Fault(place_in([file], error) or file.name, what)) from error
     return module
+
+
+def imported_files(file: Path, root: Path) -> list[Path]:
+    """List the project's other Python files that one imports, and those that they import in turn."""
+    found: list[Path] = []
+    waiting = [file]
+    while waiting:
+        for name in _imports(waiting.pop()):
+            place = root.joinpath(*name.split("."))
+            for path in (place.with_suffix(".py"), place / "__init__.py"):
+                if path.is_file() and path != file and path not in found:
+                    found.append(path)
+                    waiting.append(path)
+    return found
+
+
+def _imports(file: Path) -> set[str]:
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return set()  # importing it will tell
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.update([node.module, *(f"{node.module}.{alias.name}" for alias in node.names)])
+    # The package of a.b runs too when a.b is imported.
+    return {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2)}
 
 
 def place_in(files: Collection[Path], error: BaseException) -> str | None:

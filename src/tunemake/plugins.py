@@ -15,7 +15,7 @@ from tunemake import schema
 from tunemake.contracts import Generator, GeneratorError, ReadsFiles, UsesGenerators
 from tunemake.digests import Digests, sha256_of_json
 from tunemake.faults import Fault, PluginError, TunemakeError, did_you_mean
-from tunemake.plugin_files import own_generators, own_module, own_prompts, place_in
+from tunemake.plugin_files import imported_files, own_generators, own_module, own_prompts, place_in
 
 DATASETS, PROMPTS = "tunemake.datasets", "tunemake.prompts"
 _DEEPEST = 20  # generators that use generators
@@ -77,7 +77,7 @@ class Plugin:
             return self.entry_point.load()
         except TunemakeError:
             raise
-        except Exception as error:  # a stranger's module can raise anything at import
+        except (Exception, SystemExit) as error:  # a stranger's module can raise anything at import
             cause = f"cannot be imported: {type(error).__name__}: {error}"
             raise PluginError(Fault(self.title, cause)) from error
 
@@ -131,9 +131,22 @@ class Plugins:
 
     def code_digests(self, plugin: Plugin) -> dict[str, str]:
         """Give the digest of each file of a plugin's code, by name as seen from its package or the project."""
+        files = self._code(plugin)
+        return dict(zip(files, self._digests.of_many(files.values()), strict=True))
+
+    def code(self, name: str, parameters: Mapping[str, Any]) -> dict[str, Path]:
+        """Give the code files of a generator and of all that it stands on, by name as in code_digests."""
+        found: dict[str, Path] = {}
+        for used, _ in self.used(name, parameters):
+            found |= self._code(self.get(DATASETS, used))
+        return found
+
+    def _code(self, plugin: Plugin) -> dict[str, Path]:
         files = plugin.code()
+        if plugin.file is not None:
+            files += imported_files(plugin.file, self._root)
         home = self._root if plugin.file else files[0].parent if len(files) == 1 else _common(files)
-        return dict(zip([str(file.relative_to(home)) for file in files], self._digests.of_many(files), strict=True))
+        return {str(file.relative_to(home)) if file.is_relative_to(home) else file.name: file for file in files}
 
     def generator(self, name: str) -> Generator:
         """Import a generator and check it against its contract."""

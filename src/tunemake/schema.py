@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from datetime import date, time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,9 @@ def load_schema(name: str) -> dict[str, Any]:
 def with_defaults(value: Any, schema: Mapping[str, Any]) -> Any:
     """Give the value with every missing key filled that the schema has a default for; tables always exist."""
     if not isinstance(value, Mapping):
-        return value
+        # JSON Schema takes 4.0 for a whole number; what counts with it does not.
+        whole = schema.get("type") == "integer" and isinstance(value, float) and value.is_integer()
+        return int(value) if whole else value
     known: Mapping[str, Any] = schema.get("properties", {})
     others = schema.get("additionalProperties")
     filled = {}
@@ -75,7 +78,7 @@ def schema_faults(value: Any, schema: Mapping[str, Any], where: str, at: Path_ =
     """
     from jsonschema import Draft202012Validator
 
-    found = [(path, _not_finite(where, path)) for path in _not_finite_at(value, at)]
+    found = [(path, Fault(where, f"{dotted(path)}: {told}")) for path, told in _not_json_at(value, at)]
     for error in Draft202012Validator(schema).iter_errors(value):
         found.extend(_faults_of(error, where, (*at, *error.absolute_path)))
     return sorted(found, key=lambda pair: [str(step) for step in pair[0]])
@@ -120,17 +123,15 @@ def _faults_of(error: Any, where: str, path: Path_) -> Iterator[tuple[Path_, Fau
         yield path, Fault(where, f"{name}: {_what(error)}", expected=_wanted(error), got=_short(error.instance))
 
 
-def _not_finite_at(value: Any, at: Path_) -> Iterator[Path_]:
-    """Give the places of nan and inf, which TOML can write and JSON Schema takes for numbers."""
+def _not_json_at(value: Any, at: Path_) -> Iterator[tuple[Path_, str]]:
+    """Give the places of what TOML can write and JSON cannot, with what to say: nan, inf, dates and times."""
     if isinstance(value, float) and not math.isfinite(value):
-        yield at
+        yield at, "not allowed; expected a finite number"
+    elif isinstance(value, date | time):
+        yield at, "a date or time; expected a text, in quotes"
     inside = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     for key, item in inside:
-        yield from _not_finite_at(item, (*at, key))
-
-
-def _not_finite(where: str, path: Path_) -> Fault:
-    return Fault(where, f"{dotted(path)}: not allowed", expected="a finite number")
+        yield from _not_json_at(item, (*at, key))
 
 
 def _unknown(where: str, path: Path_, known: Mapping[str, Any]) -> Fault:

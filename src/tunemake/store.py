@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tunemake.artifacts import changed_outputs, point, read_record
+from tunemake.artifacts import changed_outputs, point, read_record, recover
 from tunemake.digests import DIGESTS, Digests
 from tunemake.staleness import Decides
 
@@ -46,6 +46,12 @@ class Store:
         if record is None or record["fingerprint"] != decides.fingerprint:
             return None
         return changed_outputs(entry, record, self.digests)
+
+    def holds(self, decides: Decides) -> bool:
+        """Say whether the artifact is there, whole; one finished by a build that was killed then is put in place."""
+        if self.flaws(decides) == []:
+            return True
+        return recover(self.work(decides), self.entry(decides), decides.fingerprint, self.digests)
 
     def forget(self, link: str) -> None:
         """Mark what a link shows to be made anew by the next build, whatever it will be made from then."""

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from conftest import wait_for
+
 pytestmark = pytest.mark.train
 
 EVERYTHING = ["dataset:identity", "base", "config", "data", "train", "adapter", "merge", "evaluate"]
@@ -247,3 +249,66 @@ print("same", len(samples))
     done = subprocess.run([sys.executable, "-c", code], cwd=built.root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "same 22" in done.stdout
+
+
+def test_a_training_finished_but_not_yet_in_place_is_not_made_again(built):
+    entry = (built.root / "build/default/train").resolve()
+    entry.rename(built.root / "build/.work" / entry.name)  # as a kill between record and rename leaves it
+    done = built.built()
+    assert done.ran == ["train"]
+    assert "train made in" not in done.out
+    assert entry.is_dir()
+
+
+def test_a_module_that_the_projects_own_file_imports_counts_as_its_code(built):
+    built.write("words.py", "ANSWER = 'I am Xiaomu.'\n")
+    built.write(
+        "mine.py",
+        """
+        from words import ANSWER
+
+        class Mine:
+            summary = "one answer"
+            version = "1"
+            parameters = {"type": "object"}
+
+            def samples(self, parameters, context):
+                for number in range(4):
+                    question = {"role": "user", "content": f"q{number}"}
+                    yield {"messages": [question, {"role": "assistant", "content": ANSWER}]}
+        """,
+    )
+    built.edit("[project]\n", 'plugins = ["mine.py"]\n\n[project]\n')
+    built.edit("[data]", '[datasets.mine]\ngenerator = "mine"\n\n[data]')
+    built.built("data")
+    built.edit("Xiaomu", "another", "words.py")
+    assert "words.py code changed" in built.built("data").why("dataset:mine")
+    assert "I am another." in (built.root / "build/default/data/train.json").read_text()
+
+
+def test_a_licence_beside_the_model_retrains_nothing(built):
+    built.write("models/tiny/LICENSE", "do as you like\n")
+    assert built.built().ran == ["base", "merge", "evaluate"]
+    assert (built.root / "build/default/merged/LICENSE").read_text() == "do as you like\n"
+
+
+def test_what_another_build_shows_meanwhile_is_not_trained_on(built):
+    tokens = built.record("default/train")["facts"]["tokens"]
+    assert built.doit("forget", "train").code == 0
+    process = built.start("doit", "train")
+    wait_for(lambda: any((work / ".job.json").exists() for work in built.work("train")))
+    built.edit("a tester", "somebody with a much longer name")
+    built.built("data")
+    out = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, out
+    built.edit("somebody with a much longer name", "a tester")
+    built.built()
+    assert built.record("default/train")["facts"]["tokens"] == tokens
+
+
+def test_an_adapter_in_the_models_folder_is_left_out_and_said(built):
+    built.write("models/tiny/adapter_config.json", '{"base_model_name_or_path": "somewhere/else"}')
+    assert built.built().ran == []
+    assert built.doit("forget", "base").code == 0
+    assert "left out: adapter_config.json" in built.built().told()
+    assert not list((built.root / "build/base/tiny/model").glob("adapter_*"))

@@ -59,6 +59,10 @@ def write_adapter(checkpoint: Path, lora: Mapping[str, Any], base_name: str, out
     (out / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
+# What older libraries saved with the weights and today's compute anew.
+_BUFFERS = (".inv_freq", ".masked_bias", ".attn.bias")
+
+
 def full_model_from_checkpoint(
     checkpoint: Path, base: Path, out: Path, *, dtype: str = "base", shard_size: int | None = None
 ) -> None:
@@ -71,6 +75,7 @@ def full_model_from_checkpoint(
     """
     tensors, config = read_model(base), read_config(base)
     weights = {name.removeprefix(LLM): tensor for name, tensor in load_weights(checkpoint).items()}
+    tensors = {name: tensor for name, tensor in tensors.items() if name in weights or not name.endswith(_BUFFERS)}
     faults = [*_other_model(checkpoint, weights, tensors, tied_pair(tensors, config))]
     if faults:
         raise StageError(faults)

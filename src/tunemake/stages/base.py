@@ -24,6 +24,8 @@ def run(job: Job) -> dict[str, Any]:
     folder, revision = _fetch(job, source)
     facts = models.describe(folder, trust_remote_code=job.parameters["trust_remote_code"])
     files = models.model_files(folder)
+    if left := sorted(path.name for path in folder.glob(f"{models.ADAPTER}*")):
+        job.say(f"left out: {', '.join(left)}; an adapter in a model's folder is no part of the model")
     digests = Digests(job.root / DIGESTS)
     sums = dict(zip([path.name for path in files], digests.of_many(files), strict=True))
     digests.save()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ def run(job: Job) -> dict[str, Any]:
     """Fill work with iter_*.pth, last_checkpoint, metrics.jsonl and answers.jsonl.
 
     runtime: what decides how it runs, and evaluate's prompts, so that one that is trained on is told before the work.
-    inputs: base, data, config. The config names their files by the links that show them.
+    inputs: base, data, config. The config names their files by the links that show them, which runtime's links tell.
     """
     refuse_trained(job.root, job.runtime["evaluate"], job.inputs["data"])
     if job.parameters["method"] == "qlora":
@@ -35,16 +36,33 @@ def run(job: Job) -> dict[str, Any]:
         job.say(f"{path.name}: a checkpoint cut short, set aside")
     if newest is not None:
         job.say(f"resuming from {newest.name}")
-    _train(job, xtuner.train_command(job.inputs["config"] / xtuner.CONFIG, job.work, newest))
+    _train(job, _view(job), xtuner.train_command(job.inputs["config"] / xtuner.CONFIG, job.work, newest))
     facts = _finish(job)
     return facts if newest is None else {**facts, "resumed_from": newest.name}
 
 
-def _train(job: Job, command: list[str]) -> None:
+def _view(job: Job) -> Path:
+    """Give a folder that looks like the project's, in which the links lead to the inputs whatever becomes of them.
+
+    Another build may meanwhile point the project's own links to other artifacts.
+    """
+    view = job.work / ".project"
+    shutil.rmtree(view, ignore_errors=True)
+    view.mkdir()
+    for path in job.root.iterdir():
+        if path.name != "build":
+            (view / path.name).symlink_to(path)
+    for role, link in job.runtime["links"].items():
+        (view / link).parent.mkdir(parents=True, exist_ok=True)
+        (view / link).symlink_to(job.inputs[role])
+    return view
+
+
+def _train(job: Job, folder: Path, command: list[str]) -> None:
     ended = threading.Event()
     watcher = threading.Thread(target=_relay, args=(job, ended), daemon=True)
     watcher.start()
-    code = subprocess.run(command, cwd=job.root, check=False).returncode
+    code = subprocess.run(command, cwd=folder, check=False).returncode
     ended.set()
     watcher.join()
     if code:
@@ -57,7 +75,7 @@ def _finish(job: Job) -> dict[str, Any]:
     if not made or not lines or lines[-1]["iteration"] != lines[-1]["iterations"]:
         raise StageError(Fault("train", "XTuner ended before the last iteration", next_step="see its log"))
     if xtuner.iteration_of(made[-1]) != lines[-1]["iterations"]:
-        raise StageError(Fault("train", f"no checkpoint of iteration {lines[-1]['steps']}", got=made[-1].name))
+        raise StageError(Fault("train", f"no checkpoint of iteration {lines[-1]['iterations']}", got=made[-1].name))
     # XTuner writes the absolute path of the folder it trained in, which is about to move.
     (job.work / LAST).write_text(made[-1].name, "utf-8")
     (job.work / xtuner.ANSWERS).touch()
