@@ -178,7 +178,8 @@ class Builder:
             files |= {self._portable(path): path for path in given}
         if stage.folder is not None:
             folder = (self.root / stage.folder).resolve()
-            files |= {f"{stage.folder}/{p.relative_to(folder)}": p for p in models.model_files(folder)}
+            read = [*models.model_files(folder), *models.legal_files(folder)]
+            files |= {f"{stage.folder}/{path.relative_to(folder)}": path for path in read}
         told = f"not found; {stage.name} reads it"
         missing = [Fault(name, told) for name, path in files.items() if not path.is_file()]
         if missing:

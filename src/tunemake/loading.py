@@ -89,7 +89,17 @@ def _prompt_template(project: Project, plugins: Plugins) -> Found:
 def _evaluation(project: Project) -> Found:
     asked = {kind: (project.evaluate or {}).get(kind) for kind in ("identity", "unrelated")}
     named = {kind: file for kind, file in asked.items() if isinstance(file, str)}
-    return [fault for kind, file in named.items() for fault in _file(project, ("evaluate", kind), file)]
+    return [fault for kind, file in named.items() for fault in _text_file(project, ("evaluate", kind), file)]
+
+
+def _text_file(project: Project, at: Path_, file: str) -> Found:
+    if missing := _file(project, at, file):
+        return missing
+    try:
+        (project.root / file).read_bytes().decode()
+    except UnicodeDecodeError as error:
+        return _at(at, [Fault(file, f"not UTF-8 at byte {error.start}", next_step="save it as UTF-8")])
+    return []
 
 
 def _file(project: Project, at: Path_, file: str | Path) -> Found:

@@ -72,11 +72,7 @@ def refuse_trained(root: Path, told: Mapping[str, str | list[str]], data: Path) 
 def _prompts(root: Path, kind: str, told: str | list[str]) -> list[str]:
     if not isinstance(told, str):
         return list(told)
-    try:
-        lines = (root / told).read_text("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        fault = Fault(f"evaluate.{kind}", f"{told}: not UTF-8 at byte {error.start}", next_step="save it as UTF-8")
-        raise SampleError(fault) from None
+    lines = (root / told).read_text("utf-8-sig").splitlines()
     found = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not found:
         raise SampleError(Fault(f"evaluate.{kind}", f"{told}: no prompts", expected="one prompt a line"))
