@@ -86,8 +86,8 @@ class Builder:
         told = reasons(self.store.record(stage.link), decides, stage.titles)
         return told or ["not built yet" if flaws is None else "its link is gone"], flaws == []
 
-    def make(self, name: str, *, anew: bool, watch: Callable[[Event], None]) -> Mapping[str, Any]:
-        """Make a stage's artifact, unless another build has meanwhile; give its record.
+    def make(self, name: str, *, anew: bool, watch: Callable[[Event], None]) -> float | None:
+        """Make a stage's artifact; give the seconds that took, or None where it was found made.
 
         anew: make it even where it is fresh. Raises InputError, StageError or StoppedError.
         """
@@ -96,22 +96,21 @@ class Builder:
         except (InputError, StageError) as error:
             raise type(error)(self.project.located(fault) for fault in error.faults) from None
 
-    def _make_once(self, stage: Stage, *, anew: bool, watch: Callable[[Event], None]) -> Mapping[str, Any]:
+    def _make_once(self, stage: Stage, *, anew: bool, watch: Callable[[Event], None]) -> float | None:
         state = self.state(stage.name)
 
         def wait(process: str) -> None:
             watch({"say": f"waiting for another build, process {process}, which makes the same"})
 
+        seconds = None
         with self.store.lock(state.decides, wait) as lock:
             if anew or self.store.is_forgotten(stage.link) or not self.store.holds(state.decides):
-                self._make(stage, state, lock, watch)
+                seconds = self._make(stage, state, lock, watch)
             self.store.show(stage.link, state.decides)
         self.store.digests.save()
-        record = self.store.record(stage.link)
-        assert record is not None
-        return record
+        return seconds
 
-    def _make(self, stage: Stage, state: State, lock: int, watch: Callable[[Event], None]) -> None:
+    def _make(self, stage: Stage, state: State, lock: int, watch: Callable[[Event], None]) -> float:
         decides = state.decides
         kept = self.store.set_aside(decides)
         work = self.store.work(decides)
@@ -136,6 +135,7 @@ class Builder:
             watch({"say": f"{stage.link}/{name} was changed by hand; the change is kept as {place}, "
                           "and a lasting one belongs in project.toml or templates/"})  # fmt: skip
         self._log(stage, decides, made)
+        return made.seconds
 
     def _refuse_changed(self, stage: Stage, taken: Taken, work: Path) -> None:
         """Throw away what may have been made from files other than those that were digested."""

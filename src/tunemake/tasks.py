@@ -72,13 +72,12 @@ def _make(task: Any, builder: Builder, name: str) -> TaskFailed | None:
     anew = task.meta.get("why") == []
     try:
         with Watch(name) as watch:
-            record = builder.make(name, anew=anew, watch=watch)
+            task.meta["seconds"] = builder.make(name, anew=anew, watch=watch)
     except StoppedError as error:
         sys.stderr.write(f"{error}\n")
         raise stop(error.signal_number) from None
     except TunemakeError as error:
         return TaskFailed(str(error))
-    task.meta["seconds"] = None if task.meta.get("in_store") and not anew else record["seconds"]
     return None
 
 
