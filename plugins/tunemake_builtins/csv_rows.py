@@ -24,6 +24,8 @@ def csv_rows(
     """
     csv.field_size_limit(sys.maxsize)
     encoding = encoding_of(path, told, parameters.get("encoding", "utf-8"))
+    if parameters.get("encoding") == "auto":
+        context.say(f"{told}: read as {encoding}")
     delimiter = parameters.get("delimiter") or ("," if path.suffix.lower() == ".csv" else "\t")
     try:
         with path.open(encoding=encoding, newline="") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import difflib
+import io
 from encodings.aliases import aliases
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def encoding_of(path: Path, told: str, asked: str) -> str:
         return marked or _found_out(path, told)
     try:
         codec = codecs.lookup(asked).name
-        b"".decode(codec)
+        io.TextIOWrapper(io.BytesIO(), codec)
     except (LookupError, ValueError) as error:
         close = difflib.get_close_matches(asked.lower(), {*aliases, *aliases.values(), "utf-8"}, n=1)
         hint = f'; did you mean "{close[0]}"?' if close else ""
@@ -91,6 +92,8 @@ def _likely(path: Path, byte: int) -> str | None:
         around = around[around.find(b"\n") + 1 :]
     if len(around) == 2 * _AROUND:
         around = around[: around.rfind(b"\n") + 1] or around
+    if b"\0" not in around:  # lines of ASCII alone tell nothing
+        around = b"".join(line for line in around.splitlines(keepends=True) if not line.isascii()) or around
     best = from_bytes(around, cp_isolation=_LIKELY).best()
     if best is None:
         return None

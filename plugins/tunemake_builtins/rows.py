@@ -84,6 +84,11 @@ def files_of(told: str | Iterable[str], root: Path | None = None) -> list[Path]:
     return found
 
 
+def is_json(file: Path) -> bool:
+    """Say whether a file is JSON, by its name; each row then has keys of its own."""
+    return file.suffix.lower() in _JSON
+
+
 def read(parameters: Mapping[str, Any], context: Context, columns: Iterable[str] | None = None) -> Iterator[Row]:
     """Give the rows of the files of `parameters`, each a mapping where its file is right.
 
