@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tunemake import __version__, models, shelves
+from tunemake import __version__, models
 from tunemake.artifacts import Made, commit, read_record
+from tunemake.engines import xtuner
 from tunemake.faults import Fault, InputError, StageError, StoppedError
 from tunemake.graph import Need, Stage
 from tunemake.plugins import Plugins, installed_version
@@ -187,9 +188,7 @@ class Builder:
         return files
 
     def _source(self, name: str) -> Path:
-        if name.startswith("templates/"):
-            return shelves.find("templates", name.removeprefix("templates/"), self.root)
-        return self.root / name
+        return xtuner.source_path(name, self.root) if xtuner.is_source(name) else self.root / name
 
     def _portable(self, path: Path) -> str:
         return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else path.name

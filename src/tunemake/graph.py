@@ -7,12 +7,13 @@ dataset:* ─┴─▶ data ───┴─▶ train ─▶ adapter ─▶ merge
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
 from tunemake import models, schema
+from tunemake.engines import xtuner
 from tunemake.project import SCHEMA, Dataset, Project
 
 VARIANT = "default"
@@ -78,18 +79,20 @@ class Stage:
 
 
 def stages(
-    project: Project, needs_base: Callable[[str, Mapping[str, Any]], bool], template: Mapping[str, Any]
-) -> list[Stage]:
+    project: Project, needs_base: Callable[[str, Mapping[str, Any]], bool], template: Mapping[str, Any],
+    config_sources: Sequence[str],
+) -> list[Stage]:  # fmt: skip
     """Give the project's stages, each after those that it needs.
 
     needs_base: says it of a generator, by name and parameters. template: the prompt template that the project names.
+    config_sources: the files that the training config's template is made of.
     """
     base = _base(project)
     heavy = [d for d in project.datasets if needs_base(d.generator, d.parameters)]
     light = [d for d in project.datasets if d not in heavy]
     # What can be wrong and is quickly made comes first: an empty dataset is told before a model is fetched.
     made = [_dataset(project, dataset, None) for dataset in light]
-    made += [base, _config(project, template, base)]
+    made += [base, _config(project, template, base, config_sources)]
     made += [_dataset(project, dataset, template) for dataset in heavy]
     made += [_data(project), _train(project)]
     if project.train["method"] != "full":
@@ -167,19 +170,26 @@ def _train_file(project: Project) -> str:
     return f"train.{project.data['format']}"
 
 
-def _config(project: Project, template: Mapping[str, Any], base: Stage) -> Stage:
+def _config(project: Project, template: Mapping[str, Any], base: Stage, sources: Sequence[str]) -> Stage:
+    name = xtuner.config_template(project.train)
     return Stage(
         name="config", kind="config", doc="the training config",
         parameters={
             "project": project.name, "seed": project.seed, "model": project.model["source"],
             "model_path": f"{base.link}/model", "data_path": f"build/{VARIANT}/data/{_train_file(project)}",
             "trust_remote_code": project.model["trust_remote_code"], "prompt_template": dict(template),
-            "data": _training_data(project), "train": dict(project.train),
+            "data": _training_data(project), "train": _without_template(project.train), "template": name,
+            # Only a config that has values of its own asks which of ours are meant to replace them.
+            "declared": sorted(project.declared) if xtuner.own_values(name) else [],
         },
         link=f"build/{VARIANT}/config", outputs=("train.py", "decides.py"),
-        needs={"base": Need("base", ("model.json",))}, sources=("templates/xtuner/config.py.jinja",),
-        titles={"seed": "project.seed", "model": "model.source"},
+        needs={"base": Need("base", ("model.json",))}, sources=tuple(sources),
+        titles={"seed": "project.seed", "model": "model.source", "template": "train.template"},
     )  # fmt: skip
+
+
+def _without_template(train: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in train.items() if name != "template"}
 
 
 def _training_data(project: Project) -> dict[str, Any]:
@@ -188,7 +198,7 @@ def _training_data(project: Project) -> dict[str, Any]:
 
 def _train(project: Project) -> Stage:
     shape = schema.load_schema(SCHEMA)["properties"]["train"]
-    deciding, running = schema.parted("run", project.train, shape)
+    deciding, running = schema.parted("run", _without_template(project.train), shape)
     if project.train["method"] == "full":
         deciding.pop("lora")
     asked = {kind: (project.evaluate or {}).get(kind, []) for kind in ("identity", "unrelated")}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tunemake import graph, models
 from tunemake.building import Builder
+from tunemake.engines import xtuner
 from tunemake.faults import Fault, InputError, ProjectError
 from tunemake.plugins import Plugins
 from tunemake.project import FILE, Dataset, Project, load_project
@@ -25,18 +26,45 @@ def load_builder(root: Path) -> Builder:
     project = load_project(root)
     store = Store(root)
     plugins = Plugins(root, project.plugins, store.digests)
+    project, sources = _training_template(project)
     _raise_all(project, _plugin_files(project, plugins))  # without them, nothing can be said of the datasets
     faults = [*_model(project), *_evaluation(project), *_prompt_template(project, plugins)]
     for dataset in project.datasets:
         faults += _dataset(project, plugins, dataset)
     _raise_all(project, faults)
     template = plugins.prompt_template(project.model["prompt_template"])
-    return Builder(project, graph.stages(project, plugins.needs_base, template), plugins, store)
+    made = graph.stages(project, plugins.needs_base, template, sources)
+    _raise_all(project, _training_config(project, made))
+    return Builder(project, made, plugins, store)
 
 
 def _raise_all(project: Project, found: Found) -> None:
     if found:
         raise ProjectError(sorted(project.placed(found), key=lambda fault: (fault.line or 0, fault.column or 0)))
+
+
+def _training_template(project: Project) -> tuple[Project, list[str]]:
+    """Give the project with the values that its training template holds itself, and the files this is made of."""
+    template = xtuner.config_template(project.train)
+    try:
+        sources = xtuner.config_sources(template, project.root)
+        own = xtuner.own_values(template)
+    except InputError as error:
+        _raise_all(project, _at(("train", "template"), error.faults))
+        raise
+    return project.with_values(own), sources
+
+
+def _training_config(project: Project, made: Iterable[graph.Stage]) -> Found:
+    """Tell what one of XTuner's own configs has no place for; a template of Jinja's is too slow to render each time."""
+    values = next(stage.parameters for stage in made if stage.kind == "config")
+    if not values["declared"]:
+        return []
+    try:
+        xtuner.render_config(values, project.root)
+    except InputError as error:
+        return [found for fault in error.faults for found in _at(tuple(fault.where.split(".")), [fault])]
+    return []
 
 
 def _plugin_files(project: Project, plugins: Plugins) -> Found:

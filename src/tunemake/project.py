@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from tunemake.faults import Fault, ProjectError
 
 FILE = "project.toml"
 SCHEMA = "project.schema.json"
+_DECLARED = ("project", "model", "data", "train")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Project:
     """What project.toml declares, checked and with every default filled in.
 
     root: the project's folder. text: the file as read. The tables hold JSON values only, named as in the file.
+    declared: names of the values of project, model, data and train that the file gives, such as train.lora.r.
     """
 
     root: Path
@@ -46,12 +49,27 @@ class Project:
     train: Mapping[str, Any]
     merge: Mapping[str, Any]
     evaluate: Mapping[str, Any] | None
+    declared: frozenset[str] = frozenset()
 
     @cached_property
     def _places(self) -> Mapping[schema.Path_, tuple[int, int]]:
         from tunemake.toml_places import places
 
         return places(self.text)
+
+    def with_values(self, values: Mapping[str, Any]) -> Project:
+        """Give the project with values, by names as train.lr, in place of the defaults of what it does not declare."""
+        tables = {name: copy.deepcopy(dict(getattr(self, name))) for name in ("model", "data", "train")}
+        length = {"train.epochs", "train.steps"}
+        silenced = length if length & self.declared else set()
+        for name, value in values.items():
+            if name not in self.declared | silenced:
+                *path, last = name.split(".")
+                table: Any = tables
+                for step in path:
+                    table = table[step]
+                table[last] = value
+        return replace(self, model=tables["model"], data=tables["data"], train=tables["train"])
 
     def located(self, fault: Fault) -> Fault:
         """Give a fault that a stage tells of a value, such as train.lr, with its place in project.toml."""
@@ -79,7 +97,8 @@ def load_project(root: Path) -> Project:
     if not _checked_before(root, text):
         _check(text, values)
         _remember_check(root, text)
-    return _project(root, text, schema.with_defaults(values, schema.load_schema(SCHEMA)))
+    declared = {table: values[table] for table in _DECLARED if table in values}
+    return _project(root, text, schema.with_defaults(values, schema.load_schema(SCHEMA)), frozenset(_names(declared)))
 
 
 def machine_environment() -> dict[str, str]:
@@ -87,7 +106,15 @@ def machine_environment() -> dict[str, str]:
     return dict(os.environ)
 
 
-def _project(root: Path, text: str, values: Mapping[str, Any]) -> Project:
+def _names(values: Mapping[str, Any], at: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _names(value, f"{at}{key}.")
+        else:
+            yield f"{at}{key}"
+
+
+def _project(root: Path, text: str, values: Mapping[str, Any], declared: frozenset[str]) -> Project:
     datasets = tuple(
         Dataset(name, table["generator"], table["parameters"], table["on_bad"])
         for name, table in values["datasets"].items()
@@ -96,6 +123,7 @@ def _project(root: Path, text: str, values: Mapping[str, Any]) -> Project:
         root=root, text=text, name=values["project"]["name"], seed=values["project"]["seed"],
         plugins=tuple(values["plugins"]), model=values["model"], datasets=datasets, data=values["data"],
         train=values["train"], merge=values["merge"], evaluate=values.get("evaluate"),
+        declared=declared,
     )  # fmt: skip
 
 

@@ -12,39 +12,76 @@ from pathlib import Path
 from typing import Any
 
 from tunemake import prompts, schema, shelves
-from tunemake.faults import Fault, InputError
+from tunemake.engines import config_templates, xtuner_configs
+from tunemake.engines.python_edits import PythonText
+from tunemake.engines.xtuner_additions import additions
+from tunemake.engines.xtuner_edits import edit_config
 
-TEMPLATE = "xtuner/config.py.jinja"
 CONFIG, DECIDES = "train.py", "decides.py"
 METRICS, ANSWERS = "metrics.jsonl", "answers.jsonl"
 
 
-def render_config(values: Mapping[str, Any], project: Path) -> str:
+def config_template(train: Mapping[str, Any]) -> str:
+    """Give the name of the template that a training table asks for: its own, or the one of its method."""
+    return str(train.get("template", train["method"]))
+
+
+def config_sources(template: str, project: Path) -> list[str]:
+    """List the files that a template is made of, the main one first: templates/xtuner/…, or one of XTuner's own.
+
+    Raises InputError for a template that is not there or cannot serve.
+    """
+    if template.startswith(xtuner_configs.PREFIX):
+        place = xtuner_configs.builtin_config(template.removeprefix(xtuner_configs.PREFIX))
+        return [f"{xtuner_configs.PACKAGE}/{place.inside}"]
+    return [f"templates/{file}" for file in config_templates.template_files(template, project)]
+
+
+def is_source(name: str) -> bool:
+    """Say whether a file's name is one that config_sources gives, rather than one of the project's folder."""
+    return name.startswith(("templates/", xtuner_configs.PACKAGE + "/"))
+
+
+def source_path(source: str, project: Path) -> Path:
+    """Give the path of one of these files."""
+    if source.startswith(xtuner_configs.PACKAGE):
+        return xtuner_configs.source_path(source)
+    return shelves.find("templates", source.removeprefix("templates/"), project)
+
+
+def own_values(template: str) -> dict[str, Any]:
+    """Give the values that a template of XTuner's holds itself, by names as train.lr; {} for all others.
+
+    Raises InputError where there is none of that name.
+    """
+    if not template.startswith(xtuner_configs.PREFIX):
+        return {}
+    place = xtuner_configs.builtin_config(template.removeprefix(xtuner_configs.PREFIX))
+    return xtuner_configs.own_values(PythonText(place.path.read_text("utf-8")))
+
+
+def render_config(values: Mapping[str, Any], project: Path | None) -> str:
     """Render a complete XTuner config from values (see stages/config.py for their names).
 
-    Raises InputError where the template is wrong: undefined names, syntax, or Python that does not parse.
+    Raises InputError where the template is wrong: undefined names, syntax, or Python that does not parse; and for a
+    config of XTuner's own that has no place for a value.
     """
-    import jinja2
-    from jinja2.sandbox import SandboxedEnvironment
+    if values["template"].startswith(xtuner_configs.PREFIX):
+        return _edited_config(values)
+    return config_templates.render(
+        values["template"], {**values, "prompt_template": prompts.as_xtuner(values["prompt_template"])}, project
+    )
 
-    environment = SandboxedEnvironment(
-        loader=jinja2.FileSystemLoader(shelves.shelf_folders("templates", project)),
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-        autoescape=False,  # it writes Python, not HTML; every value goes through `py`
-    )  # fmt: skip
-    environment.filters["py"] = repr
-    template = {**values, "prompt_template": prompts.as_xtuner(values["prompt_template"])}
-    try:
-        text = environment.get_template(TEMPLATE).render(template)
-        ast.parse(text)
-    except jinja2.TemplateSyntaxError as error:
-        raise InputError(Fault(f"templates/{TEMPLATE}", str(error), line=error.lineno)) from None
-    except jinja2.TemplateError as error:
-        raise InputError(Fault(f"templates/{TEMPLATE}", str(error))) from None
-    except SyntaxError as error:
-        fault = Fault(f"templates/{TEMPLATE}", f"gives Python that does not parse: {error.msg}", line=error.lineno)
-        raise InputError(fault) from None
-    return re.sub(r"\n{3,}", "\n\n", text)
+
+def _edited_config(values: Mapping[str, Any]) -> str:
+    name = values["template"].removeprefix(xtuner_configs.PREFIX)
+    source = xtuner_configs.builtin_config(name).path.read_text("utf-8")
+    config = edit_config(name, source, values)
+    text = config.edited()
+    head = f"# XTuner's {name} with the values of project.toml, and what tunemake needs at its end.\n"
+    whole = head + text + additions(config, values)
+    ast.parse(whole)  # else one of our own edits is wrong
+    return whole
 
 
 def deciding_values(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,7 +91,9 @@ def deciding_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     shape = schema.load_schema("project.schema.json")["properties"]["train"]
     names = dict.fromkeys(("project", "model", "model_path", "data_path"), "")
-    return {**values, **names, "train": schema.reset("run", values["train"], shape)}
+    running = {f"train.{key}" for key in schema.parted("run", shape["properties"], shape)[1]}
+    declared = [place for place in values["declared"] if ".".join(place.split(".")[:2]) not in running]
+    return {**values, **names, "train": schema.reset("run", values["train"], shape), "declared": declared}
 
 
 def train_command(config: Path, work: Path, resume: Path | None) -> list[str]:

@@ -21,7 +21,7 @@ from mmengine.registry import PARAM_SCHEDULERS
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from xtuner.registry import BUILDER
 
-from tunemake.prompts import bos_comes_first
+from tunemake.prompts import bos_of, from_xtuner, ids_of
 
 METRICS, ANSWERS = "metrics.jsonl", "answers.jsonl"
 
@@ -35,9 +35,8 @@ def load_tokenizer(
     whose bos is <|im_start|>) it would stand there twice, and where the tokenizer has none XTuner fails.
     """
     tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **options)
-    template = {name.lower(): text for name, text in prompt_template.items()}
-    if not bos_comes_first(template, tokenizer.bos_token):
-        kind = type(tokenizer)
+    kind = type(tokenizer)
+    if bos_of(from_xtuner(prompt_template), tokenizer.bos_token, kind.__name__) is None:
         tokenizer.__class__ = type(kind.__name__, (kind,), {"bos_token_id": property(lambda _self: [])})
     return tokenizer
 
@@ -101,7 +100,7 @@ class AnswersHook(Hook):  # type: ignore[misc]
         self, tokenizer: Any, prompts: list[str], prompt_template: dict[str, Any], every: int, max_new_tokens: int
     ) -> None:
         self.tokenizer = BUILDER.build(tokenizer)
-        self.prompts, self.template = prompts, prompt_template
+        self.prompts, self.template = prompts, from_xtuner(prompt_template)
         self.every, self.max_new_tokens = every, max_new_tokens
 
     def before_train(self, runner: Any) -> None:
@@ -141,12 +140,11 @@ class AnswersHook(Hook):  # type: ignore[misc]
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def _answer(self, model: Any, prompt: str) -> str:
-        text = self.template["INSTRUCTION"].replace("{input}", prompt).replace("{round}", "1")
-        bos = self.tokenizer.bos_token_id
-        ids = ([bos] if isinstance(bos, int) else []) + self.tokenizer.encode(text, add_special_tokens=False)
+        ids = ids_of(self.template, [{"role": "user", "content": prompt}], self.tokenizer)
         device = next(model.parameters()).device
         stops = {self.tokenizer.eos_token_id}
-        stops |= {self.tokenizer.convert_tokens_to_ids(word) for word in self.template.get("STOP_WORDS", [])}
+        words = [self.tokenizer.encode(word, add_special_tokens=False) for word in self.template["stop_words"]]
+        stops |= {word[0] for word in words if len(word) == 1}
         given = torch.tensor([ids], device=device)
         made = model.llm.generate(
             input_ids=given, attention_mask=torch.ones_like(given), max_new_tokens=self.max_new_tokens,

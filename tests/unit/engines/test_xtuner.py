@@ -18,7 +18,7 @@ TEMPLATE = {
 def values(**train):
     shape = schema.load_schema("project.schema.json")["properties"]
     return {
-        "project": "p", "seed": 1, "model": "m", "model_path": "build/base/m/model", "data_path": "d.json",
+        "template": schema.with_defaults(train, {"properties": {"template": {"default": train.get("method", "lora")}}})["template"], "declared": [], "project": "p", "seed": 1, "model": "m", "model_path": "build/base/m/model", "data_path": "d.json",
         "trust_remote_code": False, "prompt_template": TEMPLATE, "data": schema.with_defaults({}, shape["data"]),
         "train": schema.with_defaults({"steps": 3, **train}, shape["train"]),
     }  # fmt: skip

@@ -1,0 +1,83 @@
+"""The part that tunemake adds to one of XTuner's built-in configs: what its builds need beside what a user asks."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tunemake.engines import xtuner_configs as configs
+from tunemake.engines.python_edits import PythonText
+from tunemake.engines.config_templates import iterations
+
+MARK = "added by tunemake"
+_BANNER = f"""
+#######################################################################
+#                         {MARK}                           #
+#######################################################################
+"""
+
+
+def additions(config: PythonText, values: Mapping[str, Any]) -> str:
+    """Give the lines that follow an edited config.
+
+    config: it, with its tree as XTuner wrote it. values: those of the config stage. What the lines change: tokenizer,
+    custom_hooks, the data's map_num_proc, and where it is not so already visualizer, randomness, trust_remote_code
+    and the type of a warm-up.
+    """
+    rises = configs.warmup_call(config) is not None and values["train"]["warmup"] > 0
+    ours = ["AnswersHook", "MetricsHook", *(["WarmUp"] if rises else []), "load_tokenizer"]
+    lines = [f"from tunemake.engines.xtuner_hooks import {', '.join(ours)}", ""]
+    lines += ["# The beginning-of-sequence token once, or not at all."]
+    lines += ['tokenizer["type"] = load_tokenizer', 'tokenizer["prompt_template"] = prompt_template']
+    if not values["trust_remote_code"]:
+        lines += ['tokenizer["trust_remote_code"] = model["llm"]["trust_remote_code"] = False  # model.trust_remote_code']
+    lines += _hooks(config, values)
+    if rises:
+        lines += ['param_scheduler[0]["type"] = WarmUp  # over two iterations at least']
+    lines += [f'{_data(config)}["map_num_proc"] = None  # this process, not 32 of them']
+    if "project.seed" not in values["declared"]:
+        lines += [f'randomness["seed"] = {values["seed"]}  # a build comes out the same twice']
+    if config.text_of(config.assigned("visualizer")) not in {"", "None"}:
+        lines += ["visualizer = None"]
+    return _BANNER + "\n".join(lines) + "\n"
+
+
+def _hooks(config: PythonText, values: Mapping[str, Any]) -> Iterator[str]:
+    answers = values["train"]["answers"]
+    prompts = "evaluation_inputs" if config.assigned("evaluation_inputs") else repr(answers["prompts"])
+    every = "evaluation_freq" if config.assigned("evaluation_freq") else iterations(answers["every"])
+    made = (
+        f"dict(\n    type=AnswersHook,\n    tokenizer=tokenizer,\n    prompts={prompts},\n"
+        f"    prompt_template=prompt_template,\n    every={every},\n    max_new_tokens={answers['max_new_tokens']},\n)"
+    )
+    number = _stock_answers(config)
+    if number is None:
+        yield f"custom_hooks.append({made})"
+    else:
+        yield "# Instead of EvaluateChatHook, which generates before the training and at every checkpoint too."
+        yield f"custom_hooks[{number}] = {made}"
+    every_line = values["train"]["log_every"] if "train.log_every" in values["declared"] else 1
+    yield f"custom_hooks.append(dict(type=MetricsHook, every={every_line}))"
+
+
+def _stock_answers(config: PythonText) -> int | None:
+    hooks = config.assigned("custom_hooks")
+    for number, hook in enumerate(hooks.elts if isinstance(hooks, ast.List) else []):
+        if config.text_of(config.keyword(hook, "type")) == "EvaluateChatHook":
+            return number
+    return None
+
+
+def _data(config: PythonText) -> str:
+    """Give the expression of the training data's table."""
+    node = config.at("train_dataloader.dataset")
+    text = 'train_dataloader["dataset"]'
+    if isinstance(node, ast.Name):
+        text, node = node.id, config.followed(node)
+    items = config.keyword(node, "datasets")
+    if items is None:
+        return text
+    listed = config.followed(items)
+    first = listed.elts[0] if isinstance(listed, ast.List) else None
+    return first.id if isinstance(first, ast.Name) else f'{text}["datasets"][0]'
