@@ -46,6 +46,15 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("folder", nargs="?", type=Path, help="model folder; default: the project's merged model")
     chat.add_argument("--max-new-tokens", type=_positive, default=128, help="longest answer in tokens (128)")
     chat.set_defaults(run=_chat)
+    build = commands.add_parser("build", help="build what is stale, as `doit` does; or only say what that would be")
+    build.add_argument("stages", nargs="*", metavar="STAGE", help="default: all")
+    build.add_argument("--dry-run", action="store_true", help="say what would be done, and build nothing")
+    build.set_defaults(run=_build)
+    for name, text in (("why", "say why each stage will be made anew"), ("plan", "say what the next build will do")):
+        asked = commands.add_parser(name, help=f"{text}; builds nothing")
+        asked.add_argument("stages", nargs="*", metavar="STAGE", help="default: all")
+        asked.add_argument("--json", action="store_true", help="for machines")
+        asked.set_defaults(run=_plan, everything=name == "plan")
     commands.add_parser("xtuner", help="XTuner's own tools with cures: train, pth_to_hf, merge, …")
     return parser
 
@@ -66,6 +75,25 @@ def _chat(options: argparse.Namespace) -> int:
     for answer in chat(Path.cwd(), options.folder, options.max_new_tokens):
         print(answer, flush=True)
     return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from tunemake.commands.why import told
+
+    print(told(Path.cwd(), options.stages, everything=options.everything, machine=options.json))
+    return 0
+
+
+def _build(options: argparse.Namespace) -> int:
+    if options.dry_run:
+        options.everything, options.json = True, False
+        return _plan(options)
+    from doit.doit_cmd import DoitMain
+
+    from tunemake.loading import load_builder
+
+    load_builder(Path.cwd())  # its faults have an exit code of their own here
+    return int(DoitMain().run(["run", *options.stages]))
 
 
 def _xtuner(arguments: list[str]) -> int:

@@ -13,7 +13,7 @@ ORDER = [
     "contracts", "faults", "shelves", "digests", "schema", "toml_places", "project", "plugin_files", "plugins", "prompts", "samples",
     "tensors", "models", "model_folder", "sources", "gguf_model", "lora", "lora_changes", "checkpoints", "cures",
     "generation", "staleness", "artifacts", "store", "engines", "stages", "process", "graph", "building",
-    "loading", "doit_state", "progress", "interrupts", "tasks", "commands", "cli",
+    "loading", "plan", "doit_state", "progress", "interrupts", "tasks", "commands", "cli",
 ]  # fmt: skip
 MODULES = sorted(SOURCE.rglob("*.py"))
 

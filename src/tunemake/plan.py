@@ -1,0 +1,144 @@
+"""What a build would do now, and why; decided by the same code as the build, and telling what it took last time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tunemake.artifacts import read_record
+from tunemake.building import Builder
+from tunemake.faults import InputError
+
+Verdict = Literal["runs", "may run", "found made", "fresh"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage in a plan.
+
+    verdict: "runs"; "may run", if what it needs comes out changed; "found made", the store holds it and only the link
+    moves; "fresh". reasons: why, in the user's words. after: the stages whose result it waits for. seconds: what it
+    took last time, or None.
+    """
+
+    stage: str
+    verdict: Verdict
+    reasons: list[str]
+    after: list[str]
+    seconds: float | None
+
+
+def plan(builder: Builder, wanted: Iterable[str] = ()) -> list[Step]:
+    """Give the steps of a build of the wanted stages and all that they need, in order; of everything by default."""
+    chosen = _needed(builder, list(wanted)) if wanted else set(builder.stages)
+    steps: dict[str, Step] = {}
+    for name, stage in builder.stages.items():
+        if name in chosen:
+            above = [steps[need.stage] for need in stage.needs.values()]
+            steps[name] = _step(builder, name, [step.stage for step in above if step.verdict in {"runs", "may run"}])
+    return list(steps.values())
+
+
+def as_text(steps: Iterable[Step]) -> str:
+    """Write a plan as a tree: each stage with its reasons under it, and a line that sums up."""
+    lines: list[str] = []
+    told = list(steps)
+    for step in told:
+        lines.append(f"{step.stage}: {_headline(step)}")
+        for number, reason in enumerate(step.reasons, 1):
+            lines.append(f"  {'└─' if number == len(step.reasons) else '├─'} {reason}")
+    counts = {verdict: sum(step.verdict == verdict for step in told) for verdict in ("runs", "may run")}
+    known = [step.seconds for step in told if step.verdict in counts and step.seconds is not None]
+    if not any(counts.values()):
+        return "\n".join([*lines, "nothing to do"])
+    most = f", at most {duration(sum(known))} by last time" if known else ""
+    return "\n".join([*lines, f"{counts['runs']} to run, {counts['may run']} may have to{most}"])
+
+
+def as_json(steps: Iterable[Step]) -> str:
+    """Write a plan for machines: a list of the steps' fields."""
+    return json.dumps([asdict(step) for step in steps], ensure_ascii=False, indent=1)
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as a person would say them."""
+    if seconds < 60:  # noqa: PLR2004 - seconds in a minute
+        return f"{seconds:.1f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"  # noqa: PLR2004 - two hours
+
+
+def _headline(step: Step) -> str:
+    last = f" ({duration(step.seconds)} last time)" if step.seconds is not None else ""
+    if step.verdict == "runs":
+        return f"will run{last}"
+    if step.verdict == "may run":
+        return f"may run, if {' or '.join(step.after)} comes out changed{last}"
+    if step.verdict == "found made":
+        return "made before; its link moves to it"
+    return "up to date"
+
+
+def _step(builder: Builder, name: str, after: list[str]) -> Step:
+    stage = builder.stages[name]
+    record = builder.store.record(stage.link)
+    seconds = None if record is None else float(record["seconds"])
+    try:
+        state = builder.state(name)
+    except InputError as error:
+        if after and record is None:
+            return Step(name, "runs", ["not built yet"], after, seconds)
+        return Step(name, "runs", [str(fault) for fault in error.faults], after, seconds)
+    if after:
+        own = [reason for reason in state.reasons if not _of_input(reason, stage.needs)]
+        return Step(name, "runs" if own else "may run", own, after, seconds)
+    if state.fresh:
+        return Step(name, "fresh", [], [], seconds)
+    told = [_enriched(builder, name, reason) for reason in state.reasons]
+    return Step(name, "found made" if state.in_store else "runs", told, [], seconds)
+
+
+def _of_input(reason: str, needs: Mapping[str, Any]) -> bool:
+    """Say whether a reason is no more than an input that will be made anew anyway."""
+    return reason.endswith((" changed", " is new", " is gone")) and reason.partition("/")[0] in needs
+
+
+def _enriched(builder: Builder, name: str, reason: str) -> str:
+    """Say of training data that changed how many samples there were and are."""
+    file, _, verb = reason.rpartition(" ")
+    role, _, inside = file.partition("/")
+    stage = builder.stages[name]
+    if verb != "changed" or role not in stage.needs or not inside.endswith((".json", ".jsonl")):
+        return reason
+    record = builder.store.record(stage.link)
+    before = None if record is None else _samples(builder, inside, record["inputs"].get(file))
+    now = _count(builder.store.record(builder.stages[stage.needs[role].stage].link), inside)
+    return f"{file}: {before} → {now} samples" if before and now and before != now else reason
+
+
+def _samples(builder: Builder, inside: str, digest: str | None) -> int | None:
+    """Find how many samples a file had that an earlier artifact of the store still tells of."""
+    for folder in sorted(Path(builder.store.build / ".store").glob("data*-*")):
+        record = read_record(folder)
+        if record and record["outputs"].get(inside, {}).get("sha256") == digest:
+            return _count(record, inside)
+    return None
+
+
+def _count(record: Mapping[str, Any] | None, file: str) -> int | None:
+    facts = (record or {}).get("facts", {})
+    part = facts.get(Path(file).stem, facts)
+    return part.get("samples") if isinstance(part, Mapping) else None
+
+
+def _needed(builder: Builder, wanted: list[str]) -> set[str]:
+    found: set[str] = set()
+    while wanted:
+        name = wanted.pop()
+        if name not in found:
+            found.add(name)
+            wanted += [need.stage for need in builder.stages[name].needs.values()]
+    return found
