@@ -55,6 +55,10 @@ def _parser() -> argparse.ArgumentParser:
         asked.add_argument("stages", nargs="*", metavar="STAGE", help="default: all")
         asked.add_argument("--json", action="store_true", help="for machines")
         asked.set_defaults(run=_plan, everything=name == "plan")
+    configs = commands.add_parser("configs", help="training configs that train.template may name")
+    configs.add_argument("-p", "--pattern", default="", help="only names that hold this")
+    configs.add_argument("--show", metavar="NAME", help="print this one")
+    configs.set_defaults(run=_configs)
     commands.add_parser("xtuner", help="XTuner's own tools with cures: train, pth_to_hf, merge, …")
     return parser
 
@@ -94,6 +98,14 @@ def _build(options: argparse.Namespace) -> int:
 
     load_builder(Path.cwd())  # its faults have an exit code of their own here
     return int(DoitMain().run(["run", *options.stages]))
+
+
+def _configs(options: argparse.Namespace) -> int:
+    from tunemake.commands.configs import list_configs, show_config
+
+    for line in [show_config(Path.cwd(), options.show)] if options.show else list_configs(Path.cwd(), options.pattern):
+        print(line)
+    return 0
 
 
 def _xtuner(arguments: list[str]) -> int:

@@ -132,7 +132,7 @@ def _rendered(environment: jinja2.Environment, files: list[str], values: Mapping
     except jinja2.TemplateNotFound as error:
         file, line = _place_of(error.__traceback__, files)
         raise InputError(Fault(file, f"names a template that is not there: {error.name}", line=line)) from None
-    except Exception as error:  # a template's own expressions can raise anything
+    except Exception as error:  # noqa: BLE001 - a template's own expressions can raise anything
         file, line = _place_of(error.__traceback__, files)
         kind = "" if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: "
         raise InputError(Fault(file, f"{kind}{error}", line=line)) from None
@@ -157,7 +157,7 @@ def _not_python(
 
 
 def _line_behind(number: int, files: list[str], values: Mapping[str, Any], project: Path | None) -> tuple[str, int]:
-    """Give the template and line that a line of what was rendered comes from: rendered anew, each line with its place."""
+    """Give the template and line that a line of what was rendered comes from, by rendering it with places in it."""
     environment = _environment(files, project)
     environment.add_extension(_placing())
     marked = _rendered(environment, files, values).split("\n")

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-
 @dataclass
 class PythonText:
     """Source with edits to come. Raises SyntaxError where it does not parse.

@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,22 @@ def config_sources(template: str, project: Path) -> list[str]:
         place = xtuner_configs.builtin_config(template.removeprefix(xtuner_configs.PREFIX))
         return [f"{xtuner_configs.PACKAGE}/{place.inside}"]
     return [f"templates/{file}" for file in config_templates.template_files(template, project)]
+
+
+def known_templates(project: Path, pattern: str) -> Iterator[tuple[str, str]]:
+    """Give each template whose name holds the pattern, in any case, and what is to be known of it, or "".
+
+    Raises InputError where XTuner is not installed, after those that need no XTuner.
+    """
+    wanted = pattern.lower()
+    for name, own in config_templates.template_names(project).items():
+        if wanted in name.lower():
+            yield name, "the project's own" if own else "ships"
+    for name, places in xtuner_configs.builtin_configs().items():
+        for place in places if wanted in name.lower() else []:
+            known = name if len(places) == 1 else place.inside.removesuffix(".py")
+            why = xtuner_configs.refusal(PythonText(place.path.read_text("utf-8")))
+            yield xtuner_configs.PREFIX + known, "" if why is None else f"cannot serve: {why}"
 
 
 def is_source(name: str) -> bool:

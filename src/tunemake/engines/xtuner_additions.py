@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tunemake.engines import xtuner_configs as configs
-from tunemake.engines.python_edits import PythonText
 from tunemake.engines.config_templates import iterations
+from tunemake.engines.python_edits import PythonText
 
 MARK = "added by tunemake"
 _BANNER = f"""
@@ -31,7 +31,8 @@ def additions(config: PythonText, values: Mapping[str, Any]) -> str:
     lines += ["# The beginning-of-sequence token once, or not at all."]
     lines += ['tokenizer["type"] = load_tokenizer', 'tokenizer["prompt_template"] = prompt_template']
     if not values["trust_remote_code"]:
-        lines += ['tokenizer["trust_remote_code"] = model["llm"]["trust_remote_code"] = False  # model.trust_remote_code']
+        lines += ["# XTuner itself always says True; tunemake refuses such a folder before."]
+        lines += ['tokenizer["trust_remote_code"] = model["llm"]["trust_remote_code"] = False']
     lines += _hooks(config, values)
     if rises:
         lines += ['param_scheduler[0]["type"] = WarmUp  # over two iterations at least']

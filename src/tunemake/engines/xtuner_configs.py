@@ -96,6 +96,10 @@ def refusal(config: PythonText) -> str | None:
         return _OTHER_MODELS.get(kind, f"trains a {kind}")
     if config.at("model.llm.load_in_8bit") is not None:
         return "loads 8-bit weights, which no method of tunemake's has"
+    return _refusal_of_data(config)
+
+
+def _refusal_of_data(config: PythonText) -> str | None:
     data = dataset(config)
     made_by = config.text_of(config.keyword(data, "type"))
     if made_by in _OTHER_DATA:
@@ -119,7 +123,7 @@ def dataset(config: PythonText) -> ast.expr | None:
 
 
 def own_values(config: PythonText) -> dict[str, Any]:
-    """Give what a config says itself, under the names of project.toml: "train.lr", "data.max_length"…
+    """Give what a config says itself, under the names of project.toml, such as train.lr.
 
     What decides only how it runs is told as well; what cannot be read off the source is left out.
     """
@@ -149,9 +153,7 @@ def _derived(config: PythonText) -> Iterator[tuple[str, Any]]:
         packing = constant(config, config.keyword(dataset(config), "pack_to_max_length"))
         yield "data.packing", True if packing is None else packing
     yield "train.warmup", warmup_share(config)
-    accumulation, parallel = (
-        constant(config, config.at(n)) for n in ("accumulative_counts", "sequence_parallel_size")
-    )
+    accumulation, parallel = (constant(config, config.at(n)) for n in ("accumulative_counts", "sequence_parallel_size"))
     yield "train.accumulation", (accumulation or 1) * (parallel or 1)
     for name, variable in (("train.checkpoints.every", "save_steps"), ("train.answers.every", "evaluation_freq")):
         if isinstance(count := constant(config, config.at(variable)), int) and count > 0:

@@ -37,9 +37,8 @@ def edit_config(name: str, source: str, values: Mapping[str, Any]) -> PythonText
     config.set_name("pretrained_model_name_or_path", repr(values["model_path"]))
     _set_prompt_template(config, values["prompt_template"])
     lost = [*edit_weights(config, values)]
-    for place in sorted(set(values["declared"]) - _ELSEWHERE):
-        if not _EDITS[place](config, value_of(values, place)):
-            lost.append(place)
+    places = sorted(set(values["declared"]) - _ELSEWHERE)
+    lost += [place for place in places if not _EDITS[place](config, value_of(values, place))]
     if lost:
         step = f"leave it out, or write a template of your own with it (tunemake configs --show {configs.PREFIX}{name})"
         raise InputError([Fault(place, f"{name} has no place for it", next_step=step) for place in lost])
@@ -172,7 +171,9 @@ def _schedule(config: PythonText, value: str) -> bool:
     config.set_keyword(last, "type", kind)
     config.imports("mmengine.optim", kind)
     config.drop_keyword(last, "eta_min")
-    return all([config.set_keyword(last, name, text) for name, text in options.items()])
+    for name, text in options.items():
+        config.set_keyword(last, name, text)
+    return True
 
 
 def _warmup(config: PythonText, value: float) -> bool:

@@ -1,4 +1,4 @@
-"""What a built-in config says of the weights: method, precision, quantisation and adapter, as a project declares them."""
+"""What a built-in config says of the weights: method, precision, adapter, as a project declares it."""
 
 from __future__ import annotations
 

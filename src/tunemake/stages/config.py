@@ -15,8 +15,8 @@ def run(job: Job) -> dict[str, Any]:
     """Write work/train.py and work/decides.py.
 
     parameters: project, seed, model, model_path, data_path (both relative to the project), trust_remote_code,
-    prompt_template, data and train (the tables of project.toml), template (its name), declared (names of the values that
-    project.toml gives, where the template has values of its own).
+    prompt_template, data and train (the tables of project.toml), template (its name), declared (names of the
+    values that project.toml gives, where the template has values of its own).
     """
     model = json.loads((job.inputs["base"] / "model.json").read_text("utf-8"))
     faults = [*_too_long(model, job.parameters["data"]), *_no_such_targets(model, job.parameters["train"])]
