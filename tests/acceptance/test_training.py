@@ -81,3 +81,18 @@ def test_prompts_are_answered_during_training_and_kept(project):
     project.doit("forget", "train")
     project.built("train")
     assert [line["loss"] for line in metrics(project)] == [line["loss"] for line in quiet]
+
+
+def test_one_step_trains_whatever_the_warm_up(project):
+    project.edit("steps = 4", "steps = 1")
+    project.edit("warmup = 0", "warmup = 0.5")
+    project.built("train")
+    assert [line["lr"] for line in metrics(project)] == [1e-3]
+
+
+def test_a_models_name_is_no_code(project):
+    name = 'm"""; open("it_ran", "w"); """'
+    (project.root / "models/tiny").rename(project.root / "models" / name)
+    project.edit('"models/tiny"', f"'models/{name}'")
+    project.built("train")
+    assert not (project.root / "it_ran").exists()

@@ -109,7 +109,9 @@ def deciding_values(values: Mapping[str, Any]) -> dict[str, Any]:
     names = dict.fromkeys(("project", "model", "model_path", "data_path"), "")
     running = {f"train.{key}" for key in schema.parted("run", shape["properties"], shape)[1]}
     declared = [place for place in values["declared"] if ".".join(place.split(".")[:2]) not in running]
-    return {**values, **names, "train": schema.reset("run", values["train"], shape), "declared": declared}
+    template = {**values["prompt_template"], "stop_words": []}  # training ends nothing by them
+    told = {"prompt_template": template, "train": schema.reset("run", values["train"], shape), "declared": declared}
+    return {**values, **names, **told}
 
 
 def train_command(config: Path, work: Path, resume: Path | None) -> list[str]:
