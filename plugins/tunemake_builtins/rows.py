@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import glob
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,16 +97,23 @@ def read(parameters: Mapping[str, Any], context: Context, columns: Iterable[str]
     """
     wanted = None if columns is None else list(columns)
     for file in files_of(parameters["files"], context.root):
-        try:
-            yield from _rows(context.root / file, str(file), parameters, context, wanted)
-        except FileNotFoundError:
-            raise GeneratorError(f"{file}: no such file") from None
-        except OSError as error:
-            raise GeneratorError(f"{file}: cannot be read: {error.strerror or error}") from None
+        yield from rows_of(context.root / file, str(file), parameters, context, wanted)
+
+
+def rows_of(
+    path: Path, told: str, parameters: Mapping[str, Any], context: Context, wanted: Sequence[str] | None
+) -> Iterator[Row]:
+    """Give the rows of one file, as `read` does. told: the path for messages."""
+    try:
+        yield from _rows(path, told, parameters, context, wanted)
+    except FileNotFoundError:
+        raise GeneratorError(f"{told}: no such file") from None
+    except OSError as error:
+        raise GeneratorError(f"{told}: cannot be read: {error.strerror or error}") from None
 
 
 def _rows(
-    path: Path, told: str, parameters: Mapping[str, Any], context: Context, wanted: list[str] | None
+    path: Path, told: str, parameters: Mapping[str, Any], context: Context, wanted: Sequence[str] | None
 ) -> Iterator[Row]:
     kind = path.suffix.lower()
     if kind in _JSON:
