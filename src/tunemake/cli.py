@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tunemake import __version__
-from tunemake.faults import TunemakeError
+from tunemake.faults import InputError, TunemakeError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,6 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     configs.add_argument("-p", "--pattern", default="", help="only names that hold this")
     configs.add_argument("--show", metavar="NAME", help="print this one")
     configs.set_defaults(run=_configs)
+    plugins = commands.add_parser("plugins", help="dataset generators and prompt templates, or one of them")
+    plugins.add_argument("name", nargs="?", metavar="NAME", help="show this one: its summary and its parameters")
+    plugins.add_argument("--check", action="store_true", help="import all and tell those that are broken")
+    plugins.add_argument("--json", action="store_true", help="for machines")
+    plugins.set_defaults(run=_plugins)
     commands.add_parser("xtuner", help="XTuner's own tools with cures: train, pth_to_hf, merge, …")
     return parser
 
@@ -106,6 +111,20 @@ def _configs(options: argparse.Namespace) -> int:
     for line in [show_config(Path.cwd(), options.show)] if options.show else list_configs(Path.cwd(), options.pattern):
         print(line)
     return 0
+
+
+def _plugins(options: argparse.Namespace) -> int:
+    from tunemake.commands.plugins import list_plugins, show_plugin
+
+    root = Path.cwd()
+    if options.name is None:
+        listing = list_plugins(root, check=options.check, machine=options.json)
+    else:
+        listing = show_plugin(root, options.name, machine=options.json)
+    print(*listing.lines, sep="\n")
+    for line in [*listing.warnings, *listing.faults]:
+        print(line, file=sys.stderr)
+    return InputError.exit_code if listing.faults else 0
 
 
 def _xtuner(arguments: list[str]) -> int:

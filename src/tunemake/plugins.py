@@ -21,7 +21,7 @@ DATASETS, PROMPTS = "tunemake.datasets", "tunemake.prompts"
 _DEEPEST = 20  # generators that use generators
 Use = tuple[str, Mapping[str, Any]]
 _OWN: dict[str, Callable[[Path], dict[str, Any]]] = {DATASETS: own_generators, PROMPTS: own_prompts}
-_KINDS = {DATASETS: "dataset generator", PROMPTS: "prompt template"}
+KINDS = {DATASETS: "dataset generator", PROMPTS: "prompt template"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Plugin:
     @property
     def title(self) -> str:
         """Say what it is and where it comes from, for messages."""
-        return f"{_KINDS[self.group]} {self.name} ({self.origin})"
+        return f"{KINDS[self.group]} {self.name} ({self.origin})"
 
     def code(self) -> list[Path]:
         """Give the files whose content is the plugin's code: the project's file, or its whole package."""
@@ -109,6 +109,10 @@ class Plugins:
         """List the names of a group, imported or not."""
         return sorted(self._found[group])
 
+    def all_of(self, group: str, name: str) -> list[Plugin]:
+        """Give the plugins that offer a name: several where distributions clash."""
+        return self._found[group].get(name, [])
+
     def get(self, group: str, name: str) -> Plugin:
         """Find a plugin by its name, or by distribution and name ("its-dist:its-name").
 
@@ -122,11 +126,11 @@ class Plugins:
         if not found:
             known = self.names(group)
             guess = did_you_mean(name, known) or "known: " + ", ".join(known)
-            raise PluginError(Fault(name, f"no such {_KINDS[group]}", next_step=guess))
+            raise PluginError(Fault(name, f"no such {KINDS[group]}", next_step=guess))
         if len({plugin.origin for plugin in found}) > 1:
             origins = " and ".join(plugin.origin for plugin in found)
             step = "choose by " + " or ".join(f'"{plugin.distribution}:{short}"' for plugin in found)
-            raise PluginError(Fault(name, f"two {_KINDS[group]}s of this name: {origins}", next_step=step))
+            raise PluginError(Fault(name, f"two {KINDS[group]}s of this name: {origins}", next_step=step))
         return found[0]
 
     def code_digests(self, plugin: Plugin) -> dict[str, str]:
@@ -151,12 +155,7 @@ class Plugins:
     def generator(self, name: str) -> Generator:
         """Import a generator and check it against its contract."""
         plugin = self.get(DATASETS, name)
-        thing = plugin.load()
-        try:
-            made = thing() if isinstance(thing, type) else thing
-        except Exception as error:  # a stranger's code can raise anything
-            what = f"cannot be made: {type(error).__name__}: {error}"
-            raise PluginError(Fault(plugin.title, what)) from error
+        made = _made(plugin)
         _check_generator(plugin, made)
         return made  # type: ignore[no-any-return]
 
@@ -251,18 +250,22 @@ class Plugins:
     def prompt_template(self, name: str) -> dict[str, Any]:
         """Give a prompt template, checked against its schema and with defaults filled in."""
         plugin = self.get(PROMPTS, name)
-        thing = plugin.load()
-        template = thing() if callable(thing) else thing
+        template = _made(plugin)
         shape = schema.load_schema("prompt_template.schema.json")
         key = self._mark(sha256_of_json(["prompt", template, shape]))
         if not key.exists():
-            faults = schema.schema_faults(template, shape, plugin.title)
-            if faults:
-                raise PluginError(fault for _, fault in faults)
+            _check_template(plugin, template, shape)
             self._write(key, "")
         filled: dict[str, Any] = schema.with_defaults(template, shape)
         del filled["summary"]  # for lists; it decides nothing
         return filled
+
+    def template_as_written(self, name: str) -> Mapping[str, Any]:
+        """Give a prompt template as its author wrote it, checked against its schema."""
+        plugin = self.get(PROMPTS, name)
+        template: Mapping[str, Any] = _made(plugin)
+        _check_template(plugin, template, schema.load_schema("prompt_template.schema.json"))
+        return template
 
     def _mark(self, key: str) -> Path:
         return self._root / "build" / ".cache" / "checked" / key
@@ -285,6 +288,21 @@ def installed_version(distribution: str) -> str | None:
 
 def _listed(method: Callable[[Any], Iterable[Any]], parameters: Mapping[str, Any]) -> list[Any]:
     return list(method(parameters))
+
+
+def _made(plugin: Plugin) -> Any:
+    """Give the plugin's object; where a class or a function gives it, what that gives."""
+    thing = plugin.load()
+    try:
+        return thing() if isinstance(thing, type) or (plugin.group == PROMPTS and callable(thing)) else thing
+    except Exception as error:  # a stranger's code can raise anything
+        what = f"cannot be made: {type(error).__name__}: {error}"
+        raise PluginError(Fault(plugin.title, what)) from error
+
+
+def _check_template(plugin: Plugin, template: Any, shape: Mapping[str, Any]) -> None:
+    if faults := schema.schema_faults(template, shape, plugin.title):
+        raise PluginError(fault for _, fault in faults)
 
 
 def _check_generator(plugin: Plugin, made: Any) -> None:
