@@ -113,6 +113,8 @@ def _config(path: str, folder: Path | None, subset: str | None, revision: str | 
         return load_dataset_builder(source, subset, revision=None if folder else revision, **more).config
     except Exception as error:  # the package raises many kinds, among them the network's own
         step = "check its files and the subset" if folder else _offline(path, "hf download --repo-type dataset")
+        if "script" in str(error):
+            step = "read its data files with messages, csv_qa or parquet instead"
         raise GeneratorError(f"{path}: cannot be opened: {_line(error)}; {step}") from error
 
 
