@@ -154,10 +154,22 @@ def _made(rows: Iterable[Row], made_of: Callable[[Any], Sample | None], context:
         try:
             sample = made_of(value)
         except BadRow as reason:
-            context.bad(place, str(reason), value)
+            context.bad(place, str(reason), _kept(value))
         else:
             if sample is not None:
                 yield sample
+
+
+def _kept(value: Any) -> Any:
+    """Give a bad row for those who keep it, or why it is not: one nested by the hundreds would break their JSON."""
+    from orjson import dumps
+
+    try:
+        dumps(value, default=repr)
+    except TypeError as error:
+        if "recursion" in str(error).lower():
+            return "nested too deeply to be kept"
+    return value
 
 
 def _drawn(samples: Iterable[Sample], wanted: int, context: Context) -> Iterator[Sample]:

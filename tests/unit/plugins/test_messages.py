@@ -140,6 +140,14 @@ def test_malformed_utf8_and_depth_are_bad_rows(tmp_path):
     assert "malformed UTF-8 at character 2" in listed.bad[0]
 
 
+@pytest.mark.parametrize("depth", [300, 600, 900])
+def test_a_deep_row_can_be_kept(tmp_path, depth):
+    deep = '{"messages": ' + "[" * depth + "]" * depth + "}"
+    for name, text in (("a.jsonl", deep), ("a.json", f"[{deep}]")):
+        made = read(tmp_path, text, name)
+        assert made.bad[0].endswith("turn 1: a list where an object is expected")
+
+
 def test_files_by_pattern_key_limit_and_sample(tmp_path):
     (tmp_path / "d").mkdir()
     for name in "ba":
