@@ -93,6 +93,11 @@ class PythonText:
             self._edit(end, end, f",{before}{name}={text}")
         return True
 
+    def set_where_kept(self, call: ast.expr | None, name: str, text: str) -> bool:
+        """Set a keyword's value where it is kept: at the name that the keyword is given, or else in the call."""
+        value = self.keyword(call, name)
+        return (isinstance(value, ast.Name) and self.set_name(value.id, text)) or self.set_keyword(call, name, text)
+
     def drop_keyword(self, call: ast.expr | None, name: str) -> bool:
         """Take a keyword out of a call; False where it is not in it."""
         found = _keyword(call, name)

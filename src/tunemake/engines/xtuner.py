@@ -89,6 +89,16 @@ def render_config(values: Mapping[str, Any], project: Path | None) -> str:
     )
 
 
+def check_places(values: Mapping[str, Any]) -> None:
+    """Raise InputError for what a config of XTuner's own has no place for; nothing for other templates.
+
+    The prompt template counts for nothing here: what it says may be known only when the base model is there.
+    """
+    if values["template"].startswith(xtuner_configs.PREFIX):
+        name = values["template"].removeprefix(xtuner_configs.PREFIX)
+        edit_config(name, xtuner_configs.builtin_config(name).path.read_text("utf-8"), values, told=False)
+
+
 def _edited_config(values: Mapping[str, Any]) -> str:
     name = values["template"].removeprefix(xtuner_configs.PREFIX)
     source = xtuner_configs.builtin_config(name).path.read_text("utf-8")

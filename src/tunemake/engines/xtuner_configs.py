@@ -128,17 +128,20 @@ def own_values(config: PythonText) -> dict[str, Any]:
     What decides only how it runs is told as well; what cannot be read off the source is left out.
     """
     read = {
-        "data.max_length": "max_length", "data.packing": "pack_to_max_length", "train.epochs": "max_epochs",
-        "train.batch_size": "batch_size", "train.lr": "lr", "train.weight_decay": "weight_decay",
-        "train.max_norm": "max_norm", "train.num_workers": "dataloader_num_workers",
-        "train.checkpoints.keep": "save_total_limit", "train.answers.prompts": "evaluation_inputs",
-        "train.deterministic": "randomness.deterministic", "train.lora.r": "model.lora.r",
-        "train.lora.alpha": "model.lora.lora_alpha", "train.lora.dropout": "model.lora.lora_dropout",
-        "train.lora.targets": "model.lora.target_modules",
+        "train.batch_size": "train_dataloader.batch_size", "train.num_workers": "train_dataloader.num_workers",
+        "train.lr": "optim_wrapper.optimizer.lr", "train.weight_decay": "optim_wrapper.optimizer.weight_decay",
+        "train.max_norm": "optim_wrapper.clip_grad.max_norm", "train.epochs": "train_cfg.max_epochs",
+        "train.checkpoints.keep": "default_hooks.checkpoint.max_keep_ckpts",
+        "train.answers.prompts": "evaluation_inputs", "train.deterministic": "randomness.deterministic",
+        "train.lora.r": "model.lora.r", "train.lora.alpha": "model.lora.lora_alpha",
+        "train.lora.dropout": "model.lora.lora_dropout", "train.lora.targets": "model.lora.target_modules",
         "train.activation_checkpointing": "model.use_activation_checkpointing",
     }  # fmt: skip
-    found = {name: value for name, path in read.items() if (value := constant(config, config.at(path))) is not None}
-    return {**found, **dict(_derived(config))}
+    found = {name: constant(config, config.at(path)) for name, path in read.items()}
+    data = dataset(config)
+    found["data.max_length"] = constant(config, config.keyword(data, "max_length"))
+    found["data.packing"] = constant(config, config.keyword(data, "pack_to_max_length"))
+    return {**{name: value for name, value in found.items() if value is not None}, **dict(_derived(config))}
 
 
 def _derived(config: PythonText) -> Iterator[tuple[str, Any]]:
@@ -149,14 +152,14 @@ def _derived(config: PythonText) -> Iterator[tuple[str, Any]]:
     yield "train.precision", (amp or "float16") if mixed else "float32"
     if config.at("model.use_activation_checkpointing") is None:
         yield "train.activation_checkpointing", True  # XTuner's own default
-    if config.at("pack_to_max_length") is None:
-        packing = constant(config, config.keyword(dataset(config), "pack_to_max_length"))
-        yield "data.packing", True if packing is None else packing
+    if config.keyword(dataset(config), "pack_to_max_length") is None:
+        yield "data.packing", True  # and so is this
     yield "train.warmup", warmup_share(config)
     accumulation, parallel = (constant(config, config.at(n)) for n in ("accumulative_counts", "sequence_parallel_size"))
     yield "train.accumulation", (accumulation or 1) * (parallel or 1)
-    for name, variable in (("train.checkpoints.every", "save_steps"), ("train.answers.every", "evaluation_freq")):
-        if isinstance(count := constant(config, config.at(variable)), int) and count > 0:
+    every = {"train.checkpoints.every": "default_hooks.checkpoint.interval", "train.answers.every": "evaluation_freq"}
+    for name, path in every.items():
+        if isinstance(count := constant(config, config.at(path)), int) and count > 0:
             yield name, f"{count} iterations"
     if (iterations := constant(config, config.at("train_cfg.max_iters"))) is not None:
         yield "train.steps", max(1, int(iterations) // ((accumulation or 1) * (parallel or 1)))

@@ -14,19 +14,18 @@ from tunemake.engines.xtuner_weights import edit_weights
 from tunemake.faults import Fault, InputError
 
 _Edit = Callable[[PythonText, Any], bool]
-# What is no value of a training config, or is put into it whether it is declared or not.
+# What is no value of a training config's, or is put into it whether it is declared or not.
 _ELSEWHERE = {
-    "project.name", "model.source", "model.sha256", "model.prompt_template", "model.trust_remote_code",
     "data.held_out", "data.format", "train.engine", "train.template", "train.method", "train.precision",
     "train.answers.max_new_tokens", "train.lora.r", "train.lora.alpha", "train.lora.dropout", "train.lora.targets",
 }  # fmt: skip
 
 
-def edit_config(name: str, source: str, values: Mapping[str, Any]) -> PythonText:
+def edit_config(name: str, source: str, values: Mapping[str, Any], *, told: bool = True) -> PythonText:
     """Put a project's values into the source of a built-in config; give it with all edits to come.
 
     values: those of the config stage; `declared` names the ones that project.toml gives. All others stay the
-    config's own. Raises InputError for a config that cannot train on chat samples, and for every value that it
+    config's own. told: the prompt template's text is known, and put in. Raises InputError for a config that cannot train on chat samples, and for every value that it
     has no place for.
     """
     config = PythonText(source)
@@ -35,10 +34,13 @@ def edit_config(name: str, source: str, values: Mapping[str, Any]) -> PythonText
         raise InputError(Fault("train.template", f"{name} {why}, not on chat samples", next_step=step))
     _set_data(config, values)
     config.set_name("pretrained_model_name_or_path", repr(values["model_path"]))
-    _set_prompt_template(config, values["prompt_template"])
+    if told:
+        _set_prompt_template(config, values["prompt_template"])
     lost = [*edit_weights(config, values)]
-    places = sorted(set(values["declared"]) - _ELSEWHERE)
-    lost += [place for place in places if not _EDITS[place](config, value_of(values, place))]
+    for place in sorted(name for name in values["declared"] if is_edited(name)):
+        edit = _EDITS.get(place)
+        if edit is None or not edit(config, value_of(values, place)):
+            lost.append(place)
     if lost:
         step = f"leave it out, or write a template of your own with it (tunemake configs --show {configs.PREFIX}{name})"
         raise InputError([Fault(place, f"{name} has no place for it", next_step=step) for place in lost])
@@ -109,42 +111,34 @@ def _whole(template: Mapping[str, Any]) -> dict[str, Any]:
     return {"SYSTEM": "", "SUFFIX": "", "SUFFIX_AS_EOS": False, "SEP": "", "STOP_WORDS": [], **template}
 
 
-def _name(*names: str) -> _Edit:
-    return lambda config, value: any(config.set_name(name, repr(value)) for name in names)
+def _kept(path: str, text: Callable[[Any], str] = repr) -> _Edit:
+    """Set what a keyword such as train_dataloader.batch_size comes to, wherever the config keeps it."""
+    calls, _, name = path.rpartition(".")
+    return lambda config, value: config.set_where_kept(config.followed(config.at(calls)), name, text(value))
 
 
-def _keyword(call: str, name: str) -> _Edit:
-    return lambda config, value: config.set_keyword(config.followed(config.at(call)), name, repr(value))
+def _of_data(name: str) -> _Edit:
+    return lambda config, value: config.set_where_kept(configs.dataset(config), name, repr(value))
 
 
-def _every(name: str) -> _Edit:
-    return lambda config, value: config.set_name(name, iterations(value))
-
-
-def _or_added(edit: _Edit) -> _Edit:
-    """Make an edit where it has a place; elsewhere the part that tunemake adds holds the value."""
-    return lambda config, value: edit(config, value) or True
-
-
-def _packing(config: PythonText, value: bool) -> bool:  # noqa: FBT001 - an edit takes whatever the value is
-    return config.set_name("pack_to_max_length", repr(value)) or config.set_keyword(
-        configs.dataset(config), "pack_to_max_length", repr(value)
-    )
+def _or_added(name: str, text: Callable[[Any], str]) -> _Edit:
+    """Set a name that the config has; of one that it has not, the part that tunemake adds holds the value."""
+    return lambda config, value: config.set_name(name, text(value)) or True
 
 
 def _epochs(config: PythonText, value: int) -> bool:
-    return config.at("train_cfg.max_epochs") is not None and config.set_name("max_epochs", repr(value))
+    run = config.assigned("train_cfg")
+    return config.keyword(run, "max_epochs") is not None and config.set_where_kept(run, "max_epochs", repr(value))
 
 
 def _steps(config: PythonText, value: int) -> bool:
     """Count iterations where the config counts epochs."""
-    counted = config.at("train_cfg.max_iters")
-    if isinstance(counted, ast.Name):
-        return config.set_name(counted.id, iterations(value))
-    if counted is not None or not config.set_name("max_epochs", iterations(value)):
+    run = config.assigned("train_cfg")
+    if config.keyword(run, "max_iters") is not None:
+        return config.set_where_kept(run, "max_iters", iterations(value))
+    if not config.set_name("max_epochs", iterations(value)):
         return False
     config.rename("max_epochs", "max_iters")
-    run = config.assigned("train_cfg")
     config.drop_keyword(run, "max_epochs")
     config.set_keyword(run, "max_iters", "max_iters")
     rising, share = configs.warmup_call(config), configs.warmup_name(config)
@@ -189,29 +183,34 @@ def _warmup(config: PythonText, value: float) -> bool:
 
 
 _EDITS: Mapping[str, _Edit] = {
-    "project.seed": _keyword("randomness", "seed"),
-    "data.max_length": _name("max_length"),
-    "data.packing": _packing,
+    "project.seed": _kept("randomness.seed"),
+    "data.max_length": _of_data("max_length"),
+    "data.packing": _of_data("pack_to_max_length"),
     "train.epochs": _epochs,
     "train.steps": _steps,
-    "train.batch_size": _name("batch_size"),
-    "train.accumulation": _name("accumulative_counts"),
-    "train.lr": _name("lr"),
+    "train.batch_size": _kept("train_dataloader.batch_size"),
+    "train.accumulation": _kept("optim_wrapper.accumulative_counts"),
+    "train.lr": _kept("optim_wrapper.optimizer.lr"),
     "train.schedule": _schedule,
     "train.warmup": _warmup,
-    "train.weight_decay": _name("weight_decay"),
-    "train.max_norm": _name("max_norm"),
-    "train.activation_checkpointing": _keyword("model", "use_activation_checkpointing"),
-    "train.deterministic": _keyword("randomness", "deterministic"),
-    "train.num_workers": _name("dataloader_num_workers"),
-    "train.log_every": _keyword("default_hooks.logger", "interval"),
-    "train.checkpoints.every": _every("save_steps"),
-    "train.checkpoints.keep": _name("save_total_limit"),
-    "train.answers.every": _or_added(_every("evaluation_freq")),
-    "train.answers.prompts": _or_added(_name("evaluation_inputs")),
+    "train.weight_decay": _kept("optim_wrapper.optimizer.weight_decay"),
+    "train.max_norm": _kept("optim_wrapper.clip_grad.max_norm"),
+    "train.activation_checkpointing": _kept("model.use_activation_checkpointing"),
+    "train.deterministic": _kept("randomness.deterministic"),
+    "train.num_workers": _kept("train_dataloader.num_workers"),
+    "train.log_every": _kept("default_hooks.logger.interval"),
+    "train.checkpoints.every": _kept("default_hooks.checkpoint.interval", iterations),
+    "train.checkpoints.keep": _kept("default_hooks.checkpoint.max_keep_ckpts"),
+    "train.answers.every": _or_added("evaluation_freq", iterations),
+    "train.answers.prompts": _or_added("evaluation_inputs", repr),
 }
 
 
-def editable() -> Collection[str]:
-    """Name every value that a declared one is either put into a config or known to belong elsewhere."""
-    return {*_EDITS, *_ELSEWHERE}
+def is_edited(name: str) -> bool:
+    """Say whether a value of project.toml, when declared, must find its place by one of the edits here."""
+    return name == "project.seed" or (name.startswith(("data.", "train.")) and name not in _ELSEWHERE)
+
+
+def edits() -> Collection[str]:
+    """Name the values that there is an edit for."""
+    return _EDITS.keys()
