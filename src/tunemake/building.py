@@ -61,10 +61,15 @@ class State:
 
 
 class Builder:
-    """Decides on and makes the artifacts of one project."""
+    """Decides on and makes the artifacts of one project.
 
-    def __init__(self, project: Project, made: list[Stage], plugins: Plugins, store: Store) -> None:
-        self.project, self.root, self.store, self.plugins = project, project.root, store, plugins
+    projects: it, once for each of its variants; `project` is the first of them.
+    """
+
+    def __init__(self, projects: list[Project], made: list[Stage], plugins: Plugins, store: Store) -> None:
+        self.project, self.store, self.plugins = projects[0], store, plugins
+        self.root = self.project.root
+        self.projects = {project.variant.name: project for project in projects}
         self.stages = {stage.name: stage for stage in made}
 
     def state(self, name: str) -> State:
@@ -81,7 +86,7 @@ class Builder:
         flaws = self.store.flaws(decides)
         if flaws:
             return [f"{stage.link}/{flaw}" for flaw in flaws], False
-        if flaws == [] and self.store.is_shown(stage.link, decides):
+        if flaws == [] and all(self.store.is_shown(link, decides) for link in stage.links):
             return [], True
         told = reasons(self.store.record(stage.link), decides, stage.titles)
         return told or ["not built yet" if flaws is None else "its link is gone"], flaws == []
@@ -94,7 +99,8 @@ class Builder:
         try:
             return self._make_once(self.stages[name], anew=anew, watch=watch)
         except (InputError, StageError) as error:
-            raise type(error)(self.project.located(fault) for fault in error.faults) from None
+            project = self.projects[self.stages[name].variant]
+            raise type(error)(project.located(fault) for fault in error.faults) from None
 
     def _make_once(self, stage: Stage, *, anew: bool, watch: Callable[[Event], None]) -> float | None:
         state = self.state(stage.name)
@@ -106,7 +112,8 @@ class Builder:
         with self.store.lock(state.decides, wait) as lock:
             if anew or self.store.is_forgotten(stage.link) or not self.store.holds(state.decides):
                 seconds = self._make(stage, state, lock, watch)
-            self.store.show(stage.link, state.decides)
+            for link in stage.links:
+                self.store.show(link, state.decides)
         self.store.digests.save()
         return seconds
 

@@ -64,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     plugins.add_argument("--check", action="store_true", help="import all and tell those that are broken")
     plugins.add_argument("--json", action="store_true", help="for machines")
     plugins.set_defaults(run=_plugins)
+    compare = commands.add_parser("compare", help="the variants side by side: scores, loss, time, size")
+    compare.add_argument("--json", action="store_true", help="for machines")
+    compare.set_defaults(run=_compare)
     commands.add_parser("xtuner", help="XTuner's own tools with cures: train, pth_to_hf, merge, …")
     return parser
 
@@ -90,6 +93,15 @@ def _plan(options: argparse.Namespace) -> int:
     from tunemake.commands.why import told
 
     print(told(Path.cwd(), options.stages, everything=options.everything, machine=options.json))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from tunemake.comparison import as_json, as_text, compared
+    from tunemake.project import load_variants
+
+    rows = compared(Path.cwd(), [project.variant.name for project in load_variants(Path.cwd())])
+    print(as_json(rows) if options.json else as_text(rows))
     return 0
 
 

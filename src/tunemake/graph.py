@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 from tunemake import models, schema
 from tunemake.engines import xtuner
 from tunemake.project import SCHEMA, Dataset, Project
+from tunemake.variants import DEFAULT
 
-VARIANT = "default"
 # Raise a stage's version when it makes other content of the same inputs: every project then makes it anew.
 VERSIONS = {
     "base": 1, "dataset": 2, "data": 2, "config": 1, "train": 1, "adapter": 1, "merge": 1, "evaluate": 1,
@@ -55,7 +55,8 @@ class Stage:
     works from this very dict. runtime: values that only decide how it runs. needs: other stages, by role.
     link: where the artifact is shown. outputs: files that must come out; the first is the main one.
     generator: the dataset plugin whose code and inputs count. sources: files of the user's that it reads.
-    folder: a base model's folder, read in place. titles: parameters as project.toml names them.
+    folder: a base model's folder, read in place. titles: parameters as project.toml names them. variant: of which
+    it is, the first one where several share it. also: further links that show it, one for each of them.
     """
 
     name: str
@@ -71,11 +72,18 @@ class Stage:
     folder: str | None = None
     titles: Mapping[str, str] = field(default_factory=dict)
     resumes: bool = False
+    variant: str = DEFAULT
+    also: tuple[str, ...] = ()
 
     @property
     def version(self) -> int:
         """The version of the stage's work."""
         return VERSIONS[self.kind]
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        """Every link that shows the artifact."""
+        return (self.link, *self.also)
 
 
 def stages(
@@ -94,13 +102,43 @@ def stages(
     made = [_dataset(project, dataset, None) for dataset in light]
     made += [base, _config(project, template, base, config_sources)]
     made += [_dataset(project, dataset, template) for dataset in heavy]
-    made += [_data(project), _train(project)]
+    made += [_data(project), _train(project, template)]
     if project.train["method"] != "full":
         made.append(_adapter(project))
     made.append(_merge(project, template))
     if project.evaluate is not None:
         made.append(_evaluate(project, template))
     return made
+
+
+def combined(by_variant: Mapping[str, list[Stage]]) -> list[Stage]:
+    """Give the stages of all variants: what is the same in all of them once, the rest as STAGE:VARIANT."""
+    every = {variant: {stage.name: replace(stage, variant=variant) for stage in made}
+             for variant, made in by_variant.items()}  # fmt: skip
+    first = next(iter(every.values()))
+    if len(every) == 1:
+        return list(first.values())
+    shared: dict[str, Stage] = {}
+    for name, stage in first.items():
+        same = all(name in made and _work(made[name]) == _work(stage) for made in every.values())
+        if same and all(need.stage in shared for need in stage.needs.values()):
+            links = dict.fromkeys(made[name].link for made in every.values())
+            shared[name] = replace(stage, also=tuple(links)[1:])
+    own = [_named(stage, shared) for made in every.values() for stage in made.values() if stage.name not in shared]
+    return [*shared.values(), *own]
+
+
+def _named(stage: Stage, shared: Mapping[str, Stage]) -> Stage:
+    needs = {
+        role: need if need.stage in shared else replace(need, stage=f"{need.stage}:{stage.variant}")
+        for role, need in stage.needs.items()
+    }
+    return replace(stage, name=f"{stage.name}:{stage.variant}", needs=needs)
+
+
+def _work(stage: Stage) -> tuple[Any, ...]:
+    """Give what a stage does, wherever its artifact is shown."""
+    return stage.kind, stage.parameters, stage.runtime, stage.needs, stage.generator, stage.sources, stage.folder
 
 
 def last_stages(made: list[Stage]) -> list[str]:
@@ -143,7 +181,7 @@ def _dataset(project: Project, dataset: Dataset, template: Mapping[str, Any] | N
     return Stage(
         name=f"dataset:{dataset.name}", kind="dataset", doc=f"samples of {dataset.generator}",
         parameters=parameters, runtime={"name": dataset.name, "plugins": list(project.plugins)},
-        link=f"build/{VARIANT}/datasets/{dataset.name}", outputs=("samples.jsonl",), needs=needs,
+        link=f"build/{project.variant.name}/datasets/{dataset.name}", outputs=("samples.jsonl",), needs=needs,
         generator=dataset.generator,
         titles={
             "generator": f"datasets.{dataset.name}.generator", "seed": "project.seed",
@@ -160,10 +198,14 @@ def _data(project: Project) -> Stage:
             "datasets": names, "held_out": project.data["held_out"], "seed": project.seed,
             "format": project.data["format"],
         },
-        link=f"build/{VARIANT}/data", outputs=(_train_file(project), f"held_out.{project.data['format']}"),
+        link=_link(project, "data"), outputs=(_train_file(project), f"held_out.{project.data['format']}"),
         needs={name: Need(f"dataset:{name}", ("samples.jsonl",)) for name in names},
         titles={"held_out": "data.held_out", "seed": "project.seed", "format": "data.format"},
     )  # fmt: skip
+
+
+def _link(project: Project, name: str) -> str:
+    return f"build/{project.variant.name}/{name}"
 
 
 def _train_file(project: Project) -> str:
@@ -176,13 +218,13 @@ def _config(project: Project, template: Mapping[str, Any], base: Stage, sources:
         name="config", kind="config", doc="the training config",
         parameters={
             "project": project.name, "seed": project.seed, "model": project.model["source"],
-            "model_path": f"{base.link}/model", "data_path": f"build/{VARIANT}/data/{_train_file(project)}",
+            "model_path": f"{base.link}/model", "data_path": f"{_link(project, 'data')}/{_train_file(project)}",
             "trust_remote_code": project.model["trust_remote_code"], "prompt_template": dict(template),
             "data": _training_data(project), "train": _without_template(project.train), "template": name,
             # Only a config that has values of its own asks which of ours are meant to replace them.
             "declared": sorted(project.declared) if xtuner.own_values(name) else [],
         },
-        link=f"build/{VARIANT}/config", outputs=("train.py", "decides.py"),
+        link=_link(project, "config"), outputs=("train.py", "decides.py"),
         needs={"base": Need("base", ("model.json",))}, sources=tuple(sources),
         titles={"seed": "project.seed", "model": "model.source", "template": "train.template"},
     )  # fmt: skip
@@ -196,7 +238,7 @@ def _training_data(project: Project) -> dict[str, Any]:
     return {name: project.data[name] for name in ("max_length", "packing")}
 
 
-def _train(project: Project) -> Stage:
+def _train(project: Project, template: Mapping[str, Any]) -> Stage:
     shape = schema.load_schema(SCHEMA)["properties"]["train"]
     deciding, running = schema.parted("run", _without_template(project.train), shape)
     if project.train["method"] == "full":
@@ -212,12 +254,17 @@ def _train(project: Project) -> Stage:
         name="train", kind="train", doc="the training itself",
         parameters={**deciding, "data": _training_data(project), "seed": project.seed},
         runtime={
-            **running, "evaluate": asked,
-            "links": {"base": f"build/base/{base_name(project.model['source'])}", "data": f"build/{VARIANT}/data"},
+            **running, "evaluate": asked, "template": _template_check(project, template),
+            "links": {"base": f"build/base/{base_name(project.model['source'])}", "data": _link(project, "data")},
         },
-        link=f"build/{VARIANT}/train", outputs=("last_checkpoint", "metrics.jsonl"), needs=needs, resumes=True,
+        link=_link(project, "train"), outputs=("last_checkpoint", "metrics.jsonl"), needs=needs, resumes=True,
         titles={**{name: f"train.{name}" for name in deciding}, "seed": "project.seed"},
     )  # fmt: skip
+
+
+def _template_check(project: Project, template: Mapping[str, Any]) -> dict[str, Any]:
+    names = {name: project.model[name] for name in ("prompt_template", "template_check", "trust_remote_code")}
+    return {**names, "is": dict(template), "plugins": list(project.plugins)}
 
 
 def _adapter(project: Project) -> Stage:
@@ -225,7 +272,7 @@ def _adapter(project: Project) -> Stage:
     return Stage(
         name="adapter", kind="adapter", doc="the adapter as a Hugging Face PEFT folder",
         parameters={"lora": dict(lora), "base": project.model["source"]},
-        link=f"build/{VARIANT}/adapter", outputs=("adapter_model.safetensors", "adapter_config.json"),
+        link=_link(project, "adapter"), outputs=("adapter_model.safetensors", "adapter_config.json"),
         needs={"train": Need("train", ("last_checkpoint", "iter_*.pth"))},
         titles={"lora": "train.lora", "base": "model.source"},
     )  # fmt: skip
@@ -240,7 +287,8 @@ def _merge(project: Project, template: Mapping[str, Any]) -> Stage:
             "dtype": project.merge["dtype"], "shard_size": project.merge.get("shard_size"),
             "prompt_template": dict(template),
         },
-        link=f"build/{VARIANT}/merged", outputs=("config.json", "tokenizer_config.json"),
+        runtime={"trust_remote_code": project.model["trust_remote_code"]},
+        link=_link(project, "merged"), outputs=("config.json", "tokenizer_config.json"),
         needs={"base": Need("base", ("model/**",)), "train" if full else "adapter": weights},
         titles={name: f"merge.{name}" for name in ("dtype", "shard_size")},
     )  # fmt: skip
@@ -255,7 +303,7 @@ def _evaluate(project: Project, template: Mapping[str, Any]) -> Stage:
         parameters={
             **asked, "prompt_template": dict(template), "trust_remote_code": project.model["trust_remote_code"],
         },
-        link=f"build/{VARIANT}/evaluation", outputs=("scores.json", "answers.json"),
+        link=_link(project, "evaluation"), outputs=("scores.json", "answers.json"),
         needs={
             "base": _MODEL, "merged": Need("merge"), "data": Need("data", (_train_file(project),)),
         },

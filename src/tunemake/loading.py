@@ -11,7 +11,7 @@ from tunemake.building import Builder
 from tunemake.engines import xtuner
 from tunemake.faults import Fault, InputError, ProjectError
 from tunemake.plugins import Plugins
-from tunemake.project import FILE, Dataset, Project, load_project
+from tunemake.project import FILE, Dataset, Project, load_variants
 from tunemake.schema import Path_, dotted
 from tunemake.store import Store
 
@@ -23,19 +23,27 @@ def load_builder(root: Path) -> Builder:
 
     Raises ProjectError with every fault that project.toml, the files that it names and the plugins show without work.
     """
-    project = load_project(root)
+    variants = load_variants(root)
     store = Store(root)
-    plugins = Plugins(root, project.plugins, store.digests)
-    project, sources = _training_template(project)
+    plugins = Plugins(root, variants[0].plugins, store.digests)
+    made: dict[str, list[graph.Stage]] = {}
+    projects = []
+    for declared in variants:
+        project, sources = _training_template(declared)
+        _check(project, plugins)
+        template = plugins.prompt_template(project.model["prompt_template"])
+        made[project.variant.name] = graph.stages(project, plugins.needs_base, template, sources)
+        _raise_all(project, _training_config(project, made[project.variant.name]))
+        projects.append(project)
+    return Builder(projects, graph.combined(made), plugins, store)
+
+
+def _check(project: Project, plugins: Plugins) -> None:
     _raise_all(project, _plugin_files(project, plugins))  # without them, nothing can be said of the datasets
     faults = [*_model(project), *_evaluation(project), *_prompt_template(project, plugins)]
     for dataset in project.datasets:
         faults += _dataset(project, plugins, dataset)
     _raise_all(project, faults)
-    template = plugins.prompt_template(project.model["prompt_template"])
-    made = graph.stages(project, plugins.needs_base, template, sources)
-    _raise_all(project, _training_config(project, made))
-    return Builder(project, made, plugins, store)
 
 
 def _raise_all(project: Project, found: Found) -> None:
@@ -57,11 +65,8 @@ def _training_template(project: Project) -> tuple[Project, list[str]]:
 
 def _training_config(project: Project, made: Iterable[graph.Stage]) -> Found:
     """Tell what one of XTuner's own configs has no place for; a template of Jinja's is too slow to render each time."""
-    values = next(stage.parameters for stage in made if stage.kind == "config")
-    if not values["declared"]:
-        return []
     try:
-        xtuner.render_config(values, project.root)
+        xtuner.check_places(next(stage.parameters for stage in made if stage.kind == "config"))
     except InputError as error:
         return [found for fault in error.faults for found in _at(tuple(fault.where.split(".")), [fault])]
     return []

@@ -14,9 +14,11 @@ from typing import Any
 
 from tunemake import schema, shelves
 from tunemake.faults import Fault, ProjectError
+from tunemake.variants import DEFAULT, TABLES, Variant, variants_of
 
 FILE = "project.toml"
 SCHEMA = "project.schema.json"
+_WHOLE = Variant(DEFAULT)
 _DECLARED = ("project", "model", "data", "train")
 
 
@@ -36,6 +38,7 @@ class Project:
 
     root: the project's folder. text: the file as read. The tables hold JSON values only, named as in the file.
     declared: names of the values of project, model, data and train that the file gives, such as train.lora.r.
+    variant: which of the project's variants it is.
     """
 
     root: Path
@@ -50,6 +53,7 @@ class Project:
     merge: Mapping[str, Any]
     evaluate: Mapping[str, Any] | None
     declared: frozenset[str] = frozenset()
+    variant: Variant = _WHOLE
 
     @cached_property
     def _places(self) -> Mapping[schema.Path_, tuple[int, int]]:
@@ -73,7 +77,7 @@ class Project:
 
     def located(self, fault: Fault) -> Fault:
         """Give a fault that a stage tells of a value, such as train.lr, with its place in project.toml."""
-        path = tuple(fault.where.split("."))
+        path = self.variant.place(tuple(fault.where.split(".")))
         if path not in self._places:
             return fault
         line, column = self._places[path]
@@ -81,11 +85,16 @@ class Project:
 
     def placed(self, found: Iterable[tuple[schema.Path_, Fault]]) -> list[Fault]:
         """Give faults with the line and column of the values that they are at."""
-        return _placed(found, self._places)
+        return _placed(((self.variant.place(path), fault) for path, fault in found), self._places)
 
 
 def load_project(root: Path) -> Project:
-    """Read and check ROOT/project.toml.
+    """Read and check ROOT/project.toml; give its first variant. Raises ProjectError as load_variants does."""
+    return load_variants(root)[0]
+
+
+def load_variants(root: Path) -> list[Project]:
+    """Read and check ROOT/project.toml; give it once for each of its variants, which is one where it declares none.
 
     Raises ProjectError with every fault of the file, each with line and column.
     """
@@ -94,11 +103,14 @@ def load_project(root: Path) -> Project:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ProjectError(_syntax_fault(text, error)) from None
-    if not _checked_before(root, text):
-        _check(text, values)
+    fresh = _checked_before(root, text)
+    if not fresh:
+        _check_variants(text, values)
+    made = [(variant, variant.of(values)) for variant in variants_of(values)]
+    if not fresh:
+        _check(text, made)
         _remember_check(root, text)
-    declared = {table: values[table] for table in _DECLARED if table in values}
-    return _project(root, text, schema.with_defaults(values, schema.load_schema(SCHEMA)), frozenset(_names(declared)))
+    return [_project(root, text, told, variant) for variant, told in made]
 
 
 def machine_environment() -> dict[str, str]:
@@ -114,7 +126,9 @@ def _names(values: Mapping[str, Any], at: str = "") -> Iterator[str]:
             yield f"{at}{key}"
 
 
-def _project(root: Path, text: str, values: Mapping[str, Any], declared: frozenset[str]) -> Project:
+def _project(root: Path, text: str, told: Mapping[str, Any], variant: Variant) -> Project:
+    values = schema.with_defaults(told, schema.load_schema(SCHEMA))
+    declared = frozenset(_names({table: told[table] for table in _DECLARED if table in told}))
     datasets = tuple(
         Dataset(name, table["generator"], table["parameters"], table["on_bad"])
         for name, table in values["datasets"].items()
@@ -123,7 +137,7 @@ def _project(root: Path, text: str, values: Mapping[str, Any], declared: frozens
         root=root, text=text, name=values["project"]["name"], seed=values["project"]["seed"],
         plugins=tuple(values["plugins"]), model=values["model"], datasets=datasets, data=values["data"],
         train=values["train"], merge=values["merge"], evaluate=values.get("evaluate"),
-        declared=declared,
+        declared=declared, variant=variant,
     )  # fmt: skip
 
 
@@ -148,13 +162,27 @@ def _syntax_fault(text: str, error: tomllib.TOMLDecodeError) -> Fault:
     return Fault(FILE, f"not valid TOML: {message or error}", line=line, column=column)
 
 
-def _check(text: str, values: Mapping[str, Any]) -> None:
+def _check(text: str, made: Iterable[tuple[Variant, Mapping[str, Any]]]) -> None:
     from tunemake.toml_places import places
 
-    found = schema.schema_faults(values, schema.load_schema(SCHEMA), FILE)
-    if not found:
-        return
-    raise ProjectError(sorted(_placed(found, places(text)), key=lambda fault: (fault.line or 0, fault.column or 0)))
+    shape = schema.load_schema(SCHEMA)
+    found = [
+        (variant.place(path), fault)
+        for variant, values in made
+        for path, fault in schema.schema_faults(values, shape, FILE)
+    ]
+    if found:
+        faults = dict.fromkeys(_placed(found, places(text)))  # once, though several variants have it
+        raise ProjectError(sorted(faults, key=lambda fault: (fault.line or 0, fault.column or 0)))
+
+
+def _check_variants(text: str, values: Mapping[str, Any]) -> None:
+    """Check the tables that declare variants; what they override is checked with them in place."""
+    from tunemake.toml_places import places
+
+    shape = {"properties": {table: schema.load_schema(SCHEMA)["properties"][table] for table in TABLES}}
+    if found := schema.schema_faults({key: values[key] for key in TABLES if key in values}, shape, FILE):
+        raise ProjectError(_placed(found, places(text)))
 
 
 def _placed(found: Iterable[tuple[schema.Path_, Fault]], where: Mapping[schema.Path_, tuple[int, int]]) -> list[Fault]:

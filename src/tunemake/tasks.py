@@ -15,10 +15,12 @@ from doit.reporter import ConsoleReporter
 
 from tunemake import graph
 from tunemake.building import Builder
+from tunemake.comparison import as_text, compared
 from tunemake.doit_state import StateFile
 from tunemake.faults import InputError, StoppedError, TunemakeError
 from tunemake.interrupts import end_in_order, stop
 from tunemake.loading import load_builder
+from tunemake.variants import DEFAULT
 
 
 def task_tunemake() -> Iterator[dict[str, Any]]:
@@ -27,11 +29,18 @@ def task_tunemake() -> Iterator[dict[str, Any]]:
     try:
         builder = load_builder(Path.cwd())
         StateFile.stages = frozenset(builder.stages)
-        yield {"basename": "dataset", "name": None, "doc": "the samples of every dataset"}
+        yield from ({"basename": name, "name": None, "doc": doc} for name, doc in _groups(builder).items())
         for stage in builder.stages.values():
             yield _task(builder, stage)
     except TunemakeError as error:
         raise InvalidDodoFile(str(error)) from None
+
+
+def _groups(builder: Builder) -> dict[str, str]:
+    """Name the tasks that stand for several: one for all datasets, one for a stage that each variant has its own of."""
+    several = {stage.name.partition(":")[0]: stage.doc for stage in builder.stages.values() if ":" in stage.name}
+    groups = {name: f"{doc}, of every variant" for name, doc in several.items()}
+    return groups | {"dataset": "the samples of every dataset"}
 
 
 def _task(builder: Builder, stage: graph.Stage) -> dict[str, Any]:
@@ -45,10 +54,10 @@ def _task(builder: Builder, stage: graph.Stage) -> dict[str, Any]:
         "file_dep": [f"{other.link}/{other.outputs[0]}" for other in needed],
         "task_dep": [other.name for other in needed],
         "targets": [f"{stage.link}/{name}" for name in (*stage.outputs, "artifact.json")],
-        "clean": [(_remove_link, [builder.root / stage.link])],
+        "clean": [(_remove_link, [builder.root / link]) for link in stage.links],
         "verbosity": 2,
         "io": {"capture": False},
-        "meta": {"tunemake_link": stage.link},
+        "meta": {"tunemake_link": stage.link, "kind": stage.kind, "variant": stage.variant},
     }
     return task | ({"name": name} if name else {})
 
@@ -138,14 +147,23 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         if made:
             told = ", ".join(f"{name} {seconds:.1f}" for name, seconds in made.items())
             self.write(f"made {len(made)} in {sum(made.values()):.1f} s: {told}\n")
-        links = {name: task.meta["tunemake_link"] for name, task in self._tasks.items() if task.meta}
         # Of this run only: scores of another model would be taken for the ones of the model just made.
-        if "evaluate" in self._ran and not self.failures:
-            scores = json.loads((Path(links["evaluate"]) / "scores.json").read_text("utf-8"))
+        ran = [task.meta for name, task in self._tasks.items() if name in self._ran and "kind" in (task.meta or {})]
+        links = {(meta["kind"], meta["variant"]): meta["tunemake_link"] for meta in ran}
+        if self.failures:
+            return
+        evaluated = {variant: link for (kind, variant), link in links.items() if kind == "evaluate"}
+        if DEFAULT in evaluated:
+            scores = json.loads((Path(evaluated[DEFAULT]) / "scores.json").read_text("utf-8"))
             self.write("\n" + score_table(scores))
-        if "merge" in self._ran and not self.failures:
-            merged = links["merge"]
-            self.write(f"\nmerged model: {merged}\ntalk to it:   {_own_command()} chat {merged}\n")
+        elif evaluated:
+            self.write("\n" + as_text(compared(Path.cwd(), self._variants())) + "\n")
+        for (kind, _), link in links.items():
+            if kind == "merge":
+                self.write(f"\nmerged model: {link}\ntalk to it:   {_own_command()} chat {link}\n")
+
+    def _variants(self) -> list[str]:
+        return list(dict.fromkeys(task.meta["variant"] for task in self._tasks.values() if "kind" in (task.meta or {})))
 
 
 def _own_command() -> str:

@@ -10,9 +10,9 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src" / "tunemake"
 # Each line may import from the lines above it, never from those below.
 ORDER = [
-    "contracts", "faults", "shelves", "digests", "schema", "toml_places", "project", "plugin_files", "plugins", "prompts", "samples",
-    "tensors", "models", "model_folder", "sources", "gguf_model", "lora", "lora_changes", "checkpoints", "cures",
-    "generation", "staleness", "artifacts", "store", "engines", "stages", "process", "graph", "building",
+    "contracts", "faults", "shelves", "digests", "schema", "toml_places", "variants", "project", "plugin_files", "plugins", "prompts", "chat_templates",
+    "seams", "samples", "tensors", "models", "model_folder", "sources", "gguf_model", "lora", "lora_changes", "checkpoints", "cures",
+    "template_fit", "generation", "staleness", "artifacts", "store", "engines", "stages", "process", "graph", "building", "comparison",
     "loading", "plan", "doit_state", "progress", "interrupts", "tasks", "commands", "cli",
 ]  # fmt: skip
 MODULES = sorted(SOURCE.rglob("*.py"))

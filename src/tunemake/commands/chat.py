@@ -6,11 +6,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tunemake.chat_templates import resolved
 from tunemake.contracts import Message
 from tunemake.digests import DIGESTS, Digests
 from tunemake.faults import Fault, InputError
 from tunemake.generation import Answers
-from tunemake.graph import VARIANT
+from tunemake.graph import base_name
 from tunemake.plugins import Plugins
 from tunemake.project import load_project
 
@@ -23,9 +24,11 @@ def chat(root: Path, folder: Path | None, max_new_tokens: int) -> Iterator[str]:
     project = load_project(root)
     plugins = Plugins(root, project.plugins, Digests(root / DIGESTS))
     template = plugins.prompt_template(project.model["prompt_template"])
-    chosen = folder or root / "build" / VARIANT / "merged"
+    chosen = folder or root / "build" / project.variant.name / "merged"
     if not (chosen / "config.json").exists():
         raise InputError(Fault(str(chosen), "no model here", next_step="run doit, or name a model folder"))
+    base = root / "build" / "base" / base_name(project.model["source"]) / "model"
+    template = resolved(template, base if base.exists() else chosen)
     model = Answers(chosen, template, trust_remote_code=project.model["trust_remote_code"])
     messages: list[Message] = []
     for line in _lines():

@@ -1,0 +1,48 @@
+"""Many trainings in one project: what they share is made once, and they are told side by side."""
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.train
+
+
+def test_variants_share_what_is_the_same_and_are_compared(project):
+    project.write("project.toml", (project.root / "project.toml").read_text() + '\n[matrix]\n"train.lora.r" = [2, 4]\n')
+    done = project.built("-n", "2")
+    assert done.ran.count("data") == 1
+    assert {"train:r2", "train:r4", "merge:r2", "merge:r4"} <= set(done.ran)
+    assert (project.root / "build/r2/data").resolve() == (project.root / "build/r4/data").resolve()
+    assert project.record("r4/adapter")["parameters"]["lora"]["r"] == 4
+    rows = json.loads(project.run("tunemake", "compare", "--json").out)
+    assert [row["variant"] for row in rows] == ["r2", "r4"]
+    assert rows[0]["adapter_bytes"] < rows[1]["adapter_bytes"]
+    table = project.run("tunemake", "compare").out
+    assert table in done.out
+    assert project.built().ran == []
+    assert project.built("train:r4").ran == []
+    # back to one variant of the same values: nothing is trained again
+    project.edit('[matrix]\n"train.lora.r" = [2, 4]\n', "")
+    assert " made in " not in project.built("merge").out.replace("config made in", "")
+
+
+def test_a_fault_in_a_variant_is_told_where_it_stands(project):
+    text = (project.root / "project.toml").read_text()
+    project.write("project.toml", text + "\n[variants.big]\ntrain.lora.rr = 4\ntrain.lr = -1\n")
+    done = project.doit("list")
+    lines = len(text.splitlines())
+    assert f'project.toml:{lines + 3}:1: train.lora.rr: unknown key; did you mean "r"?' in done.err
+    assert f"project.toml:{lines + 4}:1: train.lr: " in done.err
+    project.write("project.toml", text + "\n[variants.big]\nplugins = []\n")
+    assert f"project.toml:{lines + 3}:1: variants.big" in project.doit("list").err
+
+
+def test_a_part_that_differs_is_made_for_each(project):
+    text = (project.root / "project.toml").read_text()
+    project.write(
+        "project.toml", text + "\n[variants.few]\n[variants.many.datasets.identity.parameters]\nsamples = 30\n"
+    )
+    done = project.built("data")
+    assert set(done.ran) == {"dataset:identity:few", "dataset:identity:many", "data:few", "data:many"}
+    counts = [project.record(f"{name}/data")["facts"]["train"]["samples"] for name in ("few", "many")]
+    assert counts == [22, 27]
