@@ -1,4 +1,4 @@
-"""Prompt templates that ship. ChatML is OpenAI's markup, which Qwen, InternLM2 and SmolLM2 learnt."""
+"""Prompt templates beside XTuner's own. ChatML is OpenAI's markup, which Qwen, InternLM2 and SmolLM2 learnt."""
 
 from __future__ import annotations
 
@@ -19,4 +19,4 @@ def _chatml(summary: str) -> PromptTemplate:
 
 chatml = _chatml("ChatML, without a default system message")
 smollm2 = _chatml("SmolLM2-Instruct: ChatML without the hub's default system message, which names another assistant")
-internlm2_chat = _chatml("InternLM2-Chat: ChatML")
+from_tokenizer: PromptTemplate = {"summary": "the base model's own chat template", "from_tokenizer": True}

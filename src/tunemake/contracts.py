@@ -125,9 +125,11 @@ class UsesGenerators(Protocol):
 class PromptTemplate(TypedDict, total=False):
     """A prompt template plugin (group `tunemake.prompts`): how a conversation becomes text.
 
-    system, instruction: texts with the fields {system} and {input}.
+    system, instruction: texts with the fields {system} and {input}; {round} is the turn's number from 1.
     suffix: what ends an answer. suffix_as_eos: the suffix is the end, no end-of-sequence token follows.
     separator: between turns. stop_words: generation ends at any of them.
+    bos: the tokenizer's beginning-of-sequence token comes first (default), and again after each answer that an
+    end-of-sequence token ended. from_tokenizer: the base model's own chat template says all of it.
     """
 
     summary: str
@@ -137,3 +139,5 @@ class PromptTemplate(TypedDict, total=False):
     suffix_as_eos: bool
     separator: str
     stop_words: list[str]
+    bos: bool
+    from_tokenizer: bool

@@ -46,9 +46,7 @@ class Answers:
 
     def ids_of(self, messages: Sequence[Message]) -> list[int]:
         """Give the token ids of a conversation, as training would."""
-        ids: list[int] = self.tokenizer.encode(prompts.text_of(self.template, messages), add_special_tokens=False)
-        bos = self.tokenizer.bos_token_id
-        return [bos, *ids] if prompts.bos_comes_first(self.template, self.tokenizer.bos_token) else ids
+        return prompts.ids_of(self.template, messages, self.tokenizer)
 
     def stop_ids(self) -> list[int]:
         """Give the ids that end an answer: end of sequence, and stop words that are one token."""

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunemake import prompts
 from tunemake.faults import Fault, ModelError
 from tunemake.models import LEGAL
+from tunemake.seams import chat_template_for, encoder
 from tunemake.tensors import BYTES, INDEX_NAME, Tensor, create
 
 # Named by suffix, because tokenizers and custom code name their files as they like.
@@ -124,17 +124,16 @@ def _size(spec: Spec) -> int:
     return size
 
 
-def set_chat_template(folder: Path, template: Mapping[str, Any]) -> None:
+def set_chat_template(folder: Path, template: Mapping[str, Any], *, trust_remote_code: bool = False) -> None:
     """Make a model folder's tokenizer speak by a prompt template, and generation end at its stop words."""
     path = folder / "tokenizer_config.json"
     tokenizer = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    bos = tokenizer.get("bos_token")
-    bos = bos["content"] if isinstance(bos, dict) else bos
-    first = prompts.bos_comes_first(template, bos)
-    tokenizer["chat_template"] = prompts.as_chat_template(template, starts_with_bos=first)
+    made = chat_template_for(template, folder, encoder(folder, trust_remote_code=trust_remote_code))
+    tokenizer["chat_template"] = made.source
     path.write_text(json.dumps(tokenizer, ensure_ascii=False, indent=2) + "\n", "utf-8")
     (folder / "chat_template.jinja").unlink(missing_ok=True)  # transformers would prefer it to the one just set
-    _end_at(folder, template["stop_words"])
+    eos = [] if template["suffix_as_eos"] else [made.tokens.get("eos_token", "")]
+    _end_at(folder, [*template["stop_words"], *eos])
 
 
 def _end_at(folder: Path, words: list[str]) -> None:

@@ -166,9 +166,10 @@ def test_a_prompt_template_is_checked_and_filled_in(install, plugins):
     assert plugins.prompt_template("good")["separator"] == ""
     with pytest.raises(PluginError) as caught:
         plugins.prompt_template("bad")
+    keys = "bos, from_tokenizer, instruction, separator, stop_words, suffix, suffix_as_eos, summary, system"
     assert [(fault.what, fault.expected) for fault in caught.value.faults] == [
         ("instruction: not allowed", "the field {input}"),
-        ("x: unknown key", "one of instruction, separator, stop_words, suffix, suffix_as_eos, summary, system"),
+        ("x: unknown key", f"one of {keys}"),
     ]
 
 

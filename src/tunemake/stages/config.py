@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tunemake.chat_templates import resolved
 from tunemake.engines import xtuner
 from tunemake.faults import Fault, ModelError, did_you_mean
 from tunemake.stages import Job
@@ -22,7 +23,8 @@ def run(job: Job) -> dict[str, Any]:
     faults = [*_too_long(model, job.parameters["data"]), *_no_such_targets(model, job.parameters["train"])]
     if faults:
         raise ModelError(faults)
-    values = job.parameters
+    template = resolved(job.parameters["prompt_template"], job.inputs["base"] / "model")
+    values = {**job.parameters, "prompt_template": template}
     (job.work / xtuner.CONFIG).write_text(xtuner.render_config(values, job.root), "utf-8")
     decides = xtuner.render_config(xtuner.deciding_values(values), job.root)
     (job.work / xtuner.DECIDES).write_text(decides, "utf-8")

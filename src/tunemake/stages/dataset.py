@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tunemake.chat_templates import resolved
 from tunemake.contracts import Answer, BaseModelAnswers, Context, GeneratorError, Message, Sample
 from tunemake.digests import DIGESTS, Digests
 from tunemake.faults import Fault, PluginError, SampleError, TunemakeError
@@ -77,7 +78,7 @@ class _Rejects:
     def _told(self, more: str) -> list[Fault]:
         step = 'on_bad = "skip" in the dataset\'s table counts such rows and leaves them out'
         where = self.faults[0].where.partition(":")[0]
-        return [*self.faults, Fault(where, f"{self.count} bad rows {more}", next_step=step)]
+        return [*self.faults, Fault(where, f"{self.count} bad row{'s' if self.count > 1 else ''} {more}", next_step=step)]
 
 
 class _Made:
@@ -136,4 +137,4 @@ class _Base:
     @cached_property
     def _model(self) -> Answers:
         folder, template, trusted = self._of
-        return Answers(folder, template, trust_remote_code=trusted)
+        return Answers(folder, resolved(template, folder), trust_remote_code=trusted)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tunemake.chat_templates import resolved
 from tunemake.contracts import Message
 from tunemake.faults import Fault, SampleError
 from tunemake.generation import Answers
@@ -85,7 +86,8 @@ def _models(job: Job) -> dict[str, Path]:
 
 def _answers(job: Job, name: str, folder: Path, asked: dict[str, list[str]]) -> dict[str, list[str]]:
     trusted = job.parameters["trust_remote_code"]
-    model = Answers(folder, job.parameters["prompt_template"], trust_remote_code=trusted)
+    template = resolved(job.parameters["prompt_template"], job.inputs["base"] / "model")
+    model = Answers(folder, template, trust_remote_code=trusted)
     every = [prompt for prompts in asked.values() for prompt in prompts]
     conversations: list[list[Message]] = [[{"role": "user", "content": prompt}] for prompt in every]
     given: list[str] = []

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tunemake.chat_templates import resolved
 from tunemake.faults import Fault, StageError
 from tunemake.lora_changes import Change, read_changes
 from tunemake.model_folder import (
@@ -69,7 +70,8 @@ def run(job: Job) -> dict[str, Any]:
         train = job.inputs["train"]
         checkpoint = train / (train / "last_checkpoint").read_text("utf-8").strip()
         full_model_from_checkpoint(checkpoint, base, job.work, dtype=dtype, shard_size=size)
-    set_chat_template(job.work, job.parameters["prompt_template"])
+    template = resolved(job.parameters["prompt_template"], base)
+    set_chat_template(job.work, template, trust_remote_code=job.runtime["trust_remote_code"])
     return {"dtype": dtype}
 
 

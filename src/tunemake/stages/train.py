@@ -7,13 +7,18 @@ import shutil
 import subprocess
 import sys
 import threading
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from tunemake import template_fit
+from tunemake.digests import DIGESTS, Digests
 from tunemake.engines import xtuner
 from tunemake.faults import Fault, StageError
-from tunemake.plugins import installed_version
+from tunemake.plugins import Plugins, installed_version
+from tunemake.samples import read_samples
 from tunemake.stages import Job
+from tunemake.stages.data import TRAIN, samples_file
 from tunemake.stages.evaluate import refuse_trained
 
 LAST = "last_checkpoint"
@@ -31,6 +36,7 @@ def run(job: Job) -> dict[str, Any]:
         _need_bitsandbytes()
     elif job.parameters["precision"] != "float32":
         _need_gpu(f'train.precision = "{job.parameters["precision"]}"')
+    _check_template(job)
     newest, torn = xtuner.newest_whole_checkpoint(job.work)
     for path in torn:
         job.say(f"{path.name}: a checkpoint cut short, set aside")
@@ -39,6 +45,18 @@ def run(job: Job) -> dict[str, Any]:
     _train(job, _view(job), xtuner.train_command(job.inputs["config"] / xtuner.CONFIG, job.work, newest))
     facts = _finish(job)
     return facts if newest is None else {**facts, "resumed_from": newest.name}
+
+
+def _check_template(job: Job) -> None:
+    """Hold the prompt template against the model and the first samples; raises ModelError where it will not do."""
+    told, root = job.runtime["template"], job.root
+    plugins = Plugins(root, told["plugins"], Digests(root / DIGESTS))
+    found = template_fit.find(
+        job.inputs["base"] / "model", told["prompt_template"], told["is"],
+        list(islice(read_samples(samples_file(job.inputs["data"], TRAIN)), template_fit.FIRST)),
+        shipped=lambda: template_fit.at_hand(plugins), trust_remote_code=told["trust_remote_code"],
+    )  # fmt: skip
+    template_fit.tell(found, told["template_check"], job.say)
 
 
 def _view(job: Job) -> Path:
