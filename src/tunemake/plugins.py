@@ -92,7 +92,7 @@ class Plugins:
     def _found(self) -> dict[str, dict[str, list[Plugin]]]:
         found: dict[str, dict[str, list[Plugin]]] = {DATASETS: {}, PROMPTS: {}}
         for group, names in found.items():
-            for entry in entry_points(group=group):
+            for entry in sorted(entry_points(group=group), key=lambda entry: entry.dist.name if entry.dist else ""):
                 origin = f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
                 plugin = Plugin(entry.name, group, origin, entry_point=entry)
                 names.setdefault(entry.name, []).append(plugin)

@@ -12,7 +12,7 @@ from tunemake.commands.options import Option, options_of
 from tunemake.digests import DIGESTS, Digests
 from tunemake.faults import Fault, InputError, PluginError, TunemakeError, did_you_mean
 from tunemake.plugins import DATASETS, KINDS, PROMPTS, Plugin, Plugins
-from tunemake.project import FILE, Project, load_project
+from tunemake.project import FILE, Project, load_variants
 
 
 @dataclass
@@ -31,8 +31,8 @@ def list_plugins(root: Path, *, check: bool, machine: bool) -> Listing:
     each one and tell those that are broken, as warnings, or as faults where the project uses them. machine: as JSON.
     """
     listing = Listing([])
-    project, plugins = _at_hand(root, listing)
-    used = _used(project, plugins) if check else set()
+    variants, plugins = _at_hand(root, listing)
+    used = _used(variants, plugins) if check else set()
     told = []
     for plugin in _sorted(plugins):
         name = _name(plugin, plugins)
@@ -67,37 +67,40 @@ def show_plugin(root: Path, name: str, *, machine: bool) -> Listing:
     return listing
 
 
-def _at_hand(root: Path, listing: Listing) -> tuple[Project | None, Plugins]:
-    """Give the plugins at hand; a file of the project that cannot be imported is left out and told."""
+def _at_hand(root: Path, listing: Listing) -> tuple[list[Project], Plugins]:
+    """Give the project's variants and the plugins at hand; a file that cannot be imported is left out and told."""
     digests = Digests(root / DIGESTS)
     if not (root / FILE).exists():
-        return None, Plugins(root, [], digests)
+        return [], Plugins(root, [], digests)
     try:
-        project = load_project(root)
+        variants = load_variants(root)
     except InputError as error:
         listing.faults += error.faults
-        return None, Plugins(root, [], digests)
+        return [], Plugins(root, [], digests)
     whole = []
-    for file in project.plugins:
+    for file in variants[0].plugins:
+        if not (root / file).is_file():
+            listing.faults.append(Fault(file, "no such file"))
+            continue
         try:
-            Plugins(root, [file], digests).import_own(file)
+            Plugins(root, [], digests).import_own(file)
             whole.append(file)
-        except (InputError, OSError) as error:
-            listing.faults += error.faults if isinstance(error, InputError) else [Fault(file, "no such file")]
-    return project, Plugins(root, whole, digests)
+        except InputError as error:
+            listing.faults += error.faults
+    return variants, Plugins(root, whole, digests)
 
 
-def _used(project: Project | None, plugins: Plugins) -> set[tuple[str, str]]:
+def _used(variants: Iterable[Project], plugins: Plugins) -> set[tuple[str, str]]:
     """Name what the project uses; of a broken generator, what it would use cannot be asked."""
-    if project is None:
-        return set()
-    names = {(PROMPTS, project.model["prompt_template"])}
-    for dataset in project.datasets:
-        names.add((DATASETS, dataset.generator))
-        try:
-            names.update((DATASETS, used) for used, _ in plugins.used(dataset.generator, dataset.parameters))
-        except InputError:
-            continue  # the generator's own line tells
+    names = set()
+    for project in variants:
+        names.add((PROMPTS, project.model["prompt_template"]))
+        for dataset in project.datasets:
+            names.add((DATASETS, dataset.generator))
+            try:
+                names.update((DATASETS, used) for used, _ in plugins.used(dataset.generator, dataset.parameters))
+            except InputError:
+                continue  # the generator's own line tells
     return names
 
 

@@ -1,0 +1,159 @@
+"""Writes docs/reference/ from schemas, plugins and the command line: python docs/generate.py."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tunemake import cli
+from tunemake.commands.options import options_of
+from tunemake.contracts import Message
+from tunemake.digests import Digests
+from tunemake.plugins import DATASETS, PROMPTS, Plugins
+from tunemake.prompts import text_of
+from tunemake.schema import load_schema, with_defaults
+
+FOLDER = Path(__file__).parent / "reference"
+_NOTE = "<!-- made by `python docs/generate.py`; changes belong in {} -->"
+_EXAMPLE: Sequence[Message] = (
+    {"role": "system", "content": "Be kind."},
+    {"role": "user", "content": "Hello?"},
+    {"role": "assistant", "content": "Hello!"},
+    {"role": "user", "content": "Who are you?"},
+)
+_DECIDES = {
+    "run": "Nothing of it changes the weights: a change does not train anew.",
+    "later": "It decides a stage after training: a change does not train anew.",
+}
+
+
+def pages() -> dict[str, str]:
+    """Give the text of each page, by file name."""
+    plugins = Plugins(FOLDER, [], Digests(FOLDER / "digests.json"))
+    made = {
+        "project.md": ("schemas/project.schema.json", _project()),
+        "generators.md": ("the generators' own `parameters`", _generators(plugins)),
+        "prompts.md": ("schemas/ and the prompt templates", _prompts(plugins)),
+        "commands.md": ("src/tunemake/cli.py", _commands()),
+    }
+    return {name: "\n".join([_NOTE.format(source), *lines]).rstrip() + "\n" for name, (source, lines) in made.items()}
+
+
+def _project() -> Iterator[str]:
+    shape = load_schema("project.schema.json")
+    yield "# project.toml\n"
+    yield "Every key that a project may have. A key that is not listed here is an error, and the message proposes a"
+    yield "close one. `schemas/project.schema.json` says the same: an editor that knows `#:schema` completes by it.\n"
+    lists = {key: entry for key, entry in shape["properties"].items() if entry["type"] == "array"}
+    yield "## At the top, above the first table\n"
+    yield from _table({"properties": lists})
+    for key, entry in shape["properties"].items():
+        if key not in lists:
+            yield from _section(key, entry)
+    yield "## Samples\n"
+    yield "What a dataset gives, line by line, in `build/default/datasets/NAME/samples.jsonl`:\n"
+    yield from _table(load_schema("sample.schema.json"))
+    yield "The turns are of user and assistant in alternation, after a system message or none; the last is the"
+    yield "assistant's."
+
+
+def _section(key: str, entry: Mapping[str, Any]) -> Iterator[str]:
+    others = entry.get("additionalProperties")
+    named = isinstance(others, Mapping) and others.get("type") == "object"
+    yield f"## [{key}{'.NAME' if named else ''}]\n"
+    if description := entry.get("description"):
+        yield f"{description[0].upper()}{description[1:]}.\n"
+    if told := _DECIDES.get(entry.get("x-decides", "")):
+        yield told + "\n"
+    yield from _table(others if named else entry)
+
+
+def _generators(plugins: Plugins) -> Iterator[str]:
+    yield "# Dataset generators\n"
+    yield "What ships. `tunemake plugins` lists these and all others that are installed; [plugins.md](../plugins.md)"
+    yield "says how to write one.\n"
+    for name in _ours(plugins, DATASETS):
+        made = plugins.generator(name)
+        yield f"## {name}\n"
+        yield f"{made.summary[0].upper()}{made.summary[1:]}.\n"
+        if "base" in getattr(made, "needs", ()):
+            yield "It asks the base model.\n"
+        if "x-message" in made.parameters:
+            yield f"Its parameters: {made.parameters['x-message']}.\n"
+        yield from _table(made.parameters)
+
+
+def _prompts(plugins: Plugins) -> Iterator[str]:
+    yield "# Prompt templates\n"
+    yield "What a prompt template says:\n"
+    shape = load_schema("prompt_template.schema.json")
+    yield from _table(shape)
+    yield "## Those that ship\n"
+    yield "The text is that of a system message (Be kind.), a question, its answer and a second question. ⟨bos⟩ marks"
+    yield "the tokenizer's beginning-of-sequence token where the template asks for it and the tokenizer has one, ⟨eos⟩"
+    yield "its end-of-sequence token.\n"
+    for name in _ours(plugins, PROMPTS):
+        template = with_defaults(plugins.template_as_written(name), shape)
+        yield f"### {name}\n"
+        yield template["summary"] + "\n"
+        if not template.get("from_tokenizer"):
+            yield "```text"
+            yield text_of(template, _EXAMPLE, bos="⟨bos⟩" if template["bos"] else None, eos="⟨eos⟩")
+            yield "```\n"
+
+
+def _commands() -> Iterator[str]:
+    yield "# Commands\n"
+    yield "`doit` builds; `tunemake` does the rest. Exit codes: 0 done, 1 a stage failed, 2 the input is wrong, 3 a bug"
+    yield "of tunemake's, 130 and 143 interrupted.\n"
+    parser = cli._parser()  # noqa: SLF001 - the parser is no use to anyone else
+    yield from _help("tunemake", parser)
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))  # noqa: SLF001
+    for name, command in commands.choices.items():
+        yield from _help(f"tunemake {name}", command)
+
+
+def _help(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
+    yield f"## {name}\n"
+    yield "```text"
+    parser.formatter_class = partial(argparse.HelpFormatter, width=100)  # else as wide as the terminal is
+    yield parser.format_help().rstrip()
+    yield "```\n"
+
+
+def _ours(plugins: Plugins, group: str) -> list[str]:
+    own = [
+        name
+        for name in plugins.names(group)
+        if any(one.distribution == "tunemake" for one in plugins.all_of(group, name))
+    ]
+    return [f"tunemake:{name}" if len(plugins.all_of(group, name)) > 1 else name for name in own]
+
+
+def _table(schema: Mapping[str, Any]) -> Iterator[str]:
+    options = list(options_of(schema))
+    yield from ("| key | type | default | |", "| --- | --- | --- | --- |") if options else ()
+    for option in options:
+        default = option.default if option.default in {"", "(required)"} else f"`{option.default}`"
+        cells = [f"`{option.name}`", option.type, default.strip("()"), option.description]
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    yield ""
+
+
+def main() -> int:
+    """Write every page that is not as it should be; say which."""
+    FOLDER.mkdir(exist_ok=True)
+    for name, text in pages().items():
+        path = FOLDER / name
+        if not path.exists() or path.read_text("utf-8") != text:
+            path.write_text(text, "utf-8")
+            sys.stdout.write(f"{path.name} written\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Plugins for tunemake, as a package of its own."""

@@ -1,0 +1,57 @@
+"""The documentation is whole and not stale: reference pages, the plugin guide's contracts, and every link."""
+
+import ast
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+DOCS = REPOSITORY / "docs"
+GUIDE = DOCS / "plugins.md"
+
+
+@pytest.fixture(scope="module")
+def pages():
+    spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.pages()
+
+
+@pytest.mark.parametrize("name", ["project.md", "generators.md", "prompts.md", "commands.md"])
+def test_a_reference_page_is_what_the_generator_writes(pages, name):
+    told = f"docs/reference/{name} is stale: python docs/generate.py writes it anew"
+    assert (DOCS / "reference" / name).read_text("utf-8") == pages[name], told
+
+
+def test_the_reference_holds_these_pages_and_no_other(pages):
+    assert {path.name for path in (DOCS / "reference").iterdir()} == set(pages)
+
+
+def contracts():
+    """Give the public names of contracts.py, each with its public fields and methods."""
+    tree = ast.parse((REPOSITORY / "src/tunemake/contracts.py").read_text("utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            yield node.name
+            for member in node.body:
+                name = member.name if isinstance(member, ast.FunctionDef) else None
+                if isinstance(member, ast.AnnAssign):
+                    name = member.target.id
+                if name and not name.startswith("_"):
+                    yield f"{node.name}.{name}"
+
+
+@pytest.mark.parametrize("name", list(contracts()))
+def test_every_public_contract_is_documented(name):
+    told = " ".join(re.findall(r"`[^`\n]+`", GUIDE.read_text("utf-8")))
+    last = name.rpartition(".")[2]
+    assert re.search(rf"\b{last}\b", told), f"docs/plugins.md does not tell of {name}"
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda path: path.name)
+def test_every_link_leads_somewhere(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8"))
+    assert all((page.parent / link).exists() for link in links), links
