@@ -7,6 +7,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from tunemake.graph import Need, Stage
 from tunemake.plugins import Plugins, installed_version
 from tunemake.process import Event, run_stage
 from tunemake.project import Project
+from tunemake.shares import Share, share
 from tunemake.stages import Job
 from tunemake.staleness import Decides, reasons
 from tunemake.store import Store
@@ -127,7 +129,8 @@ class Builder:
         job = Job(self.root, work, stage.parameters, stage.runtime, state.taken.inputs)
         started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
         try:
-            facts = run_stage(stage.kind, job, lock, watch)
+            with self._share(stage, watch) as (environment, held):
+                facts = run_stage(stage.kind, job, (environment, [lock, *held]), watch)
         except StoppedError as error:
             raise _stopped(stage, work, error) from None
         self._refuse_changed(stage, state.taken, work)
@@ -143,6 +146,12 @@ class Builder:
                           "and a lasting one belongs in project.toml or templates/"})  # fmt: skip
         self._log(stage, decides, made)
         return made.seconds
+
+    def _share(self, stage: Stage, watch: Callable[[Event], None]) -> AbstractContextManager[Share]:
+        """Take a GPU for what runs a model, and a share of the threads."""
+        if stage.kind in {"train", "evaluate"} or ("base" in stage.needs and stage.kind == "dataset"):
+            return share(self.project.machine, lambda text: watch({"say": text}))
+        return nullcontext(({}, []))
 
     def _refuse_changed(self, stage: Stage, taken: Taken, work: Path) -> None:
         """Throw away what may have been made from files other than those that were digested."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from tunemake.faults import Fault, InputError, StageError, StoppedError
 from tunemake.project import machine_environment
+from tunemake.shares import Share
 from tunemake.stages import DONE, EVENTS, FAULTS, JOB, LOG, Job
 
 _GRACE_SECONDS = 5.0
@@ -29,10 +30,11 @@ _CACHES = {"HF_DATASETS_CACHE": ".datasets", "HF_MODULES_CACHE": ".modules"}
 Event = Mapping[str, Any]
 
 
-def run_stage(stage: str, job: Job, lock: int, watch: Callable[[Event], None]) -> dict[str, Any]:
+def run_stage(stage: str, job: Job, share: Share, watch: Callable[[Event], None]) -> dict[str, Any]:
     """Run a stage over its job; give the facts that it tells.
 
-    lock: descriptor of the artifact's lock, which the process shares. watch: is given each event as it comes.
+    share: what its environment says beside, and descriptors of locks that the process holds too. watch: is given each
+    event as it comes.
     Raises InputError or StageError with the stage's faults, and StoppedError after SIGINT or SIGTERM.
     """
     _write_job(job)
@@ -40,6 +42,7 @@ def run_stage(stage: str, job: Job, lock: int, watch: Callable[[Event], None]) -
         (job.work / name).unlink(missing_ok=True)
     with (job.work / LOG).open("ab") as log:
         environment = {**_SHORT_SPIN, **machine_environment(), **_ENVIRONMENTS.get(stage, {}), "PYTHONUNBUFFERED": "1"}
+        environment |= share[0]
         environment["TUNEMAKE_BUILD"] = str(os.getpid())
         # What these libraries keep between runs (tables made of data, copies of a model's own code) would lie outside
         # of the build and outlive it; hidden in the work folder, it goes when the stage has ended.
@@ -47,7 +50,7 @@ def run_stage(stage: str, job: Job, lock: int, watch: Callable[[Event], None]) -
         child = subprocess.Popen(
             [sys.executable, "-m", "tunemake.stages", stage, str(job.work)],
             cwd=job.root, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment,
-            start_new_session=True, pass_fds=[lock],
+            start_new_session=True, pass_fds=share[1],
         )  # fmt: skip
     code = _follow(child, job.work, watch)
     if code == 0 and (job.work / DONE).exists():

@@ -7,7 +7,7 @@ import hashlib
 import os
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class Project:
     train: Mapping[str, Any]
     merge: Mapping[str, Any]
     evaluate: Mapping[str, Any] | None
+    machine: Mapping[str, Any] = field(default_factory=dict)
     declared: frozenset[str] = frozenset()
     variant: Variant = _WHOLE
 
@@ -136,7 +137,7 @@ def _project(root: Path, text: str, told: Mapping[str, Any], variant: Variant) -
     return Project(
         root=root, text=text, name=values["project"]["name"], seed=values["project"]["seed"],
         plugins=tuple(values["plugins"]), model=values["model"], datasets=datasets, data=values["data"],
-        train=values["train"], merge=values["merge"], evaluate=values.get("evaluate"),
+        train=values["train"], merge=values["merge"], evaluate=values.get("evaluate"), machine=values["machine"],
         declared=declared, variant=variant,
     )  # fmt: skip
 
