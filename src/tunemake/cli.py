@@ -55,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
         asked.add_argument("stages", nargs="*", metavar="STAGE", help="default: all")
         asked.add_argument("--json", action="store_true", help="for machines")
         asked.set_defaults(run=_plan, everything=name == "plan")
+    asked = commands.add_parser("check", help="tell all that can be wrong before the training, in seconds")
+    asked.add_argument("--json", action="store_true", help="for machines")
+    asked.set_defaults(run=_check)
     configs = commands.add_parser("configs", help="training configs that train.template may name")
     configs.add_argument("-p", "--pattern", default="", help="only names that hold this")
     configs.add_argument("--show", metavar="NAME", help="print this one")
@@ -137,6 +140,14 @@ def _plugins(options: argparse.Namespace) -> int:
     for line in [*listing.warnings, *listing.faults]:
         print(line, file=sys.stderr)
     return InputError.exit_code if listing.faults else 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from tunemake.commands.check import check
+
+    text, code = check(Path.cwd(), machine=options.json)
+    print(text)
+    return code
 
 
 def _xtuner(arguments: list[str]) -> int:

@@ -32,20 +32,22 @@ def find(
     *,
     shipped: Shipped,
     trust_remote_code: bool,
+    tokenizer: Any = None,
 ) -> list[Finding]:
     """Hold a prompt template against a base model's folder and some samples.
 
     An error is where what is asked later would not be what is trained now; a warning, where the template is not what
     the model learnt; a note, where that may well be meant.
     template: as Plugins gives it, `name` being its name. shipped: the templates to choose from instead, by name, asked
-    for only where this one does not fit. Imports transformers for its tokenizer; InputError where the template cannot
-    be resolved.
+    for only where this one does not fit. tokenizer: the folder's, as transformers gives it; where None, transformers is
+    imported to give it. InputError where the template cannot be resolved.
     """
-    install_cures()
-    from transformers import AutoTokenizer
-
     template = resolved(template, folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    if tokenizer is None:
+        install_cures()
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     own = read_chat_template(folder)
     broken = _contract(folder, name, template, samples, tokenizer, trust_remote_code=trust_remote_code)
     found = errors("template_contract", broken)

@@ -20,8 +20,7 @@ def run(job: Job) -> dict[str, Any]:
     values that project.toml gives, where the template has values of its own).
     """
     model = json.loads((job.inputs["base"] / "model.json").read_text("utf-8"))
-    faults = [*_too_long(model, job.parameters["data"]), *_no_such_targets(model, job.parameters["train"])]
-    if faults:
+    if faults := model_faults(model, job.parameters):
         raise ModelError(faults)
     template = resolved(job.parameters["prompt_template"], job.inputs["base"] / "model")
     values = {**job.parameters, "prompt_template": template}
@@ -29,6 +28,11 @@ def run(job: Job) -> dict[str, Any]:
     decides = xtuner.render_config(xtuner.deciding_values(values), job.root)
     (job.work / xtuner.DECIDES).write_text(decides, "utf-8")
     return {"engine": "xtuner"}
+
+
+def model_faults(model: Mapping[str, Any], values: Mapping[str, Any]) -> list[Fault]:
+    """Say what a model cannot do that is asked of it. model: its facts, as base/model.json has them; values: as in run."""
+    return [*_too_long(model, values["data"]), *_no_such_targets(model, values["train"])]
 
 
 def _too_long(model: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[Fault]:

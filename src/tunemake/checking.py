@@ -1,0 +1,200 @@
+"""All that can be wrong before a training, looked for in seconds and without torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tunemake import models, template_fit
+from tunemake.build_size import build_size
+from tunemake.building import Builder
+from tunemake.chat_templates import resolved
+from tunemake.data_check import Data, DataCheck, Watching, stage_of
+from tunemake.data_findings import length_findings
+from tunemake.engines import xtuner
+from tunemake.faults import InputError, ModelError
+from tunemake.findings import Finding, Severity, errors, unchecked
+from tunemake.machine import gpu_findings, library_findings, room_findings
+from tunemake.project import Project, machine_environment
+from tunemake.stages.base import FACTS, MODEL
+from tunemake.stages.config import model_faults
+from tunemake.stages.evaluate import refuse_trained
+from tunemake.trained_text import TOKENIZER, LightTokenizer, TrainedTexts
+from tunemake.training_length import TrainingLength, training_length
+
+
+@dataclass
+class Checked:
+    """What was found of one variant. base: the model's facts; writes: bytes by what is written; free: bytes."""
+
+    variant: str
+    data: Data = field(default_factory=Data)
+    base: dict[str, Any] | None = None
+    length: TrainingLength | None = None
+    writes: dict[str, int] = field(default_factory=dict)
+    free: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+
+def check_builder(builder: Builder, watching: Watching) -> list[Checked]:
+    """Check a project, variant by variant. Makes light datasets where they are not made yet."""
+    found = [Check(builder, project, watching).run() for project in builder.projects.values()]
+    builder.store.digests.save()
+    return found
+
+
+def base_folder(builder: Builder, project: Project) -> Path | None:
+    """Give the base model's folder where it is at hand: the user's own, or one that was fetched; else None."""
+    source = models.parse_source(project.model["source"])
+    if source.kind == "folder":
+        return builder.root / source.name
+    stage = stage_of(builder, project, "base")
+    return builder.root / stage.link / MODEL if builder.state(stage.name).fresh else None
+
+
+class Check:
+    """The check of one variant."""
+
+    def __init__(self, builder: Builder, project: Project, watching: Watching) -> None:
+        self._builder, self._project, self._watching = builder, project, watching
+        self._found = Checked(project.variant.name)
+
+    def run(self) -> Checked:
+        """Give what was found."""
+        folder = self._base()
+        texts = self._texts(folder)
+        words = set(self._template(folder)["stop_words"]) | (texts.special_tokens() if texts else set())
+        data = DataCheck(self._builder, self._project, self._watching).run(texts, words)
+        self._found.data = data
+        self._found.findings += [*data.findings, *self._length(), *self._evaluation()]
+        self._found.findings += self._config(folder)
+        self._found.findings += self._template_fit(folder, data)
+        self._found.findings += self._machine(folder)
+        located = [replace(f, fault=self._project.located(f.fault)) for f in self._found.findings]
+        self._found.findings = located
+        return self._found
+
+    def _base(self) -> Path | None:
+        """Describe the base model; give its folder where it is at hand and whole."""
+        found = self._found
+        folder = base_folder(self._builder, self._project)
+        stage = stage_of(self._builder, self._project, "base")
+        if folder is None:
+            step = f"doit {stage.name} fetches it; then tokens, template and disk space are checked too"
+            found.findings.append(unchecked("model.source", "the base model is not here yet", step))
+            return None
+        if folder.parent == self._builder.root / stage.link:
+            found.base = json.loads((folder.parent / FACTS).read_text("utf-8"))
+            return folder
+        try:
+            facts = models.describe(folder, trust_remote_code=self._project.model["trust_remote_code"])
+        except ModelError as error:
+            found.findings += errors("base", error.faults)
+            return None
+        found.base = {"source": self._project.model["source"], **asdict(facts)}
+        if self._project.model.get("sha256") is not None and not self._is_built(stage.name):
+            found.findings.append(unchecked("model.sha256", "the model's files are not hashed here; the build does it"))
+        return folder
+
+    def _is_built(self, name: str) -> bool:
+        try:
+            return self._builder.state(name).fresh
+        except InputError:
+            return False
+
+    def _texts(self, folder: Path | None) -> TrainedTexts | None:
+        if folder is None:
+            return None
+        if not (folder / TOKENIZER).is_file():
+            self._found.findings.append(unchecked("data", f"tokens, since the base model has no {TOKENIZER}"))
+            return None
+        try:
+            return TrainedTexts(folder, self._raw_template(), self._project.data["max_length"])
+        except ModelError as error:
+            self._found.findings += errors("base", error.faults)
+            return None
+
+    def _raw_template(self) -> dict[str, Any]:
+        return self._builder.plugins.prompt_template(self._project.model["prompt_template"])
+
+    def _template(self, folder: Path | None) -> dict[str, Any]:
+        template = self._raw_template()
+        try:
+            return template if folder is None else resolved(template, folder)
+        except ModelError:
+            return template
+
+    def _template_fit(self, folder: Path | None, data: Data) -> list[Finding]:
+        """Hold the prompt template against model and first samples, as the stage train does before it trains."""
+        if folder is None or not (folder / TOKENIZER).is_file():
+            return [] if folder is None else [unchecked("model.prompt_template", f"the base model has no {TOKENIZER}")]
+        model, plugins = self._project.model, self._builder.plugins
+        try:
+            found = template_fit.find(
+                folder, model["prompt_template"], self._raw_template(), data.first(template_fit.FIRST),
+                shipped=lambda: template_fit.at_hand(plugins), trust_remote_code=model["trust_remote_code"],
+                tokenizer=LightTokenizer.of(folder),
+            )  # fmt: skip
+        except InputError as error:
+            return errors("template", error.faults)
+        mode = model["template_check"]
+        # Markup in texts was looked for in all samples.
+        found = [finding for finding in found if finding.code != "template_in_samples"]
+        told = [replace(finding, severity=_severity(finding.severity, mode)) for finding in found]
+        return [finding for finding in told if mode != "off" or finding.severity == "error"]
+
+    def _length(self) -> Iterator[Finding]:
+        data, train = self._found.data, self._project.train
+        if data.statistics is None:
+            return
+        if data.file is None:
+            yield unchecked("train", "how long it is, since not all data is made")
+            return
+        length = training_length(data.statistics, train, packing=self._project.data["packing"])
+        self._found.length = length
+        yield from length_findings(length, data.statistics.samples, train)
+
+    def _evaluation(self) -> list[Finding]:
+        told = {kind: (self._project.evaluate or {}).get(kind, []) for kind in ("identity", "unrelated")}
+        if self._found.data.file is None:
+            return []
+        try:
+            refuse_trained(self._builder.root, told, self._found.data.file.parent)
+        except InputError as error:
+            return errors("evaluation", error.faults)
+        return []
+
+    def _config(self, folder: Path | None) -> list[Finding]:
+        values = dict(stage_of(self._builder, self._project, "config").parameters)
+        found = errors("base", model_faults(self._found.base, values)) if self._found.base else []
+        template = self._template(folder)
+        if template.get("from_tokenizer"):
+            return found
+        try:
+            xtuner.render_config({**values, "prompt_template": template}, self._builder.root)
+        except InputError as error:
+            found += errors("config", error.faults)
+        return found
+
+    def _machine(self, folder: Path | None) -> Iterator[Finding]:
+        train = self._project.train
+        yield from gpu_findings(train, machine_environment())
+        yield from library_findings(train, sys.executable)
+        self._found.free = shutil.disk_usage(self._builder.root).free
+        merged = stage_of(self._builder, self._project, "merge").name
+        if folder is None or self._found.base is None or self._found.length is None or self._is_built(merged):
+            return
+        every = train["checkpoints"]["every"]
+        apart = every * train["accumulation"] if isinstance(every, int) else int(every.partition(" ")[0])
+        self._found.writes = build_size(folder, train, self._project.merge, self._found.length.iterations, apart)
+        yield from room_findings(sum(self._found.writes.values()), self._found.free, self._found.writes)
+
+
+def _severity(found: Severity, mode: str) -> Severity:
+    """Give what a finding of a template amounts to. mode: model.template_check."""
+    return "error" if mode == "error" and found == "warning" else found

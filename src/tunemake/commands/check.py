@@ -1,0 +1,124 @@
+"""tunemake check and doit check: all that can be wrong before a training, told in seconds; for people or machines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from doit.cmd_base import Command
+
+from tunemake.checking import Checked, check_builder
+from tunemake.data_statistics import Statistics
+from tunemake.faults import InputError, ProjectError
+from tunemake.findings import Finding, errors, in_order, verdict
+from tunemake.loading import load_builder
+from tunemake.machine import size
+from tunemake.progress import Watch
+
+FORMAT = 1
+
+
+def check(root: Path, *, machine: bool) -> tuple[str, int]:
+    """Check the project in a folder; give what to print and the exit code: 0, or 2 where there is an error.
+
+    machine: as JSON, whose keys stay what they are.
+    """
+    try:
+        found = check_builder(load_builder(root), Watch)
+    except ProjectError as error:
+        found = [Checked("", findings=errors("project", error.faults))]
+    findings = in_order(dict.fromkeys(finding for checked in found for finding in checked.findings))
+    failed = any(finding.severity == "error" for finding in findings)
+    text = _json(found, findings) if machine else "\n".join(_text(found, findings))
+    return text, InputError.exit_code if failed else 0
+
+
+def _json(found: Sequence[Checked], findings: Sequence[Finding]) -> str:
+    worst = findings[0].severity if findings else "note"
+    told = {
+        "format": FORMAT, "verdict": {"error": "fails", "warning": "warnings", "note": "fine"}[worst],
+        "findings": [finding.as_json() for finding in findings],
+        "variants": {checked.variant: _variant(checked) for checked in found if checked.variant},
+    }  # fmt: skip
+    return json.dumps(told, ensure_ascii=False, indent=1)
+
+
+def _variant(checked: Checked) -> dict[str, Any]:
+    data, length = checked.data, checked.length
+    return {
+        "base": checked.base, "datasets": data.datasets, "held_out": data.held_out,
+        "data": None if data.statistics is None else data.statistics.as_json(),
+        "training": None if length is None else length.as_json(),
+        "disk": {"writes": checked.writes, "free": checked.free},
+    }  # fmt: skip
+
+
+def _text(found: Sequence[Checked], findings: Sequence[Finding]) -> Iterator[str]:
+    sections: dict[str, list[str]] = {}
+    for checked in found:
+        if checked.variant:
+            sections.setdefault("\n".join(_section(checked)), []).append(checked.variant)
+    for section, variants in sections.items():
+        if len(found) > 1:
+            yield f"{', '.join(variants)}:"
+        yield section
+        yield ""
+    yield from map(str, findings)
+    if findings:
+        yield ""
+    yield verdict(findings)
+
+
+def _section(checked: Checked) -> Iterator[str]:
+    if checked.base is not None:
+        base = checked.base
+        yield f"base      {base['source']}: {base['architecture']}, {base['parameters']:,} parameters"
+    for name, counts in checked.data.datasets.items():
+        yield f"dataset   {name}: " + ("not made" if counts is None else _counts(counts))
+    if checked.data.statistics is not None:
+        yield from _data(checked.data.statistics, checked.data.held_out, whole=checked.data.file is not None)
+    if checked.length is not None:
+        length = checked.length
+        told = f"{length.steps:,} steps, {length.iterations:,} iterations"
+        yield f"training  {told}, {length.epochs:g} times over {length.rows:,} rows, on one device"
+    if checked.writes:
+        parts = ", ".join(f"{name} {size(part)}" for name, part in checked.writes.items())
+        yield f"disk      about {size(sum(checked.writes.values()))} to be written ({parts}); {size(checked.free)} free"
+
+
+def _counts(counts: dict[str, int]) -> str:
+    left = f", {counts['rejected']:,} rows left out" if counts["rejected"] else ""
+    return f"{counts['samples']:,} samples, {counts['unique']:,} unlike{left}"
+
+
+def _data(found: Statistics, held_out: int, *, whole: bool) -> Iterator[str]:
+    kind = f"{found.samples:,} to train on, {held_out:,} held out" if whole else f"{found.samples:,} made so far"
+    looked = "" if found.measured == found.samples else f"; of {found.measured:,} of them, evenly spread:"
+    yield f"samples   {kind}{looked}"
+    turns = ", ".join(f"{number:,} {role}" for role, number in sorted(found.turns.items()))
+    scripts = ", ".join(f"{script} {number:,}" for script, number in found.scripts.most_common())
+    unlike = f"{found.unique:,} unlike, {found.unique_answers:,} unlike answers"
+    yield f"          {unlike}; turns: {turns}; script: {scripts}"
+    if found.tokens is not None:
+        tokens = found.tokens
+        lengths = ", ".join(f"{name} {number:,}" for name, number in tokens.quantiles().items())
+        yield f"tokens    {tokens.total:,}, of which {tokens.kept:,} are trained ({tokens.kept / tokens.total:.0%})"
+        yield f"          in a sample: {lengths}; cut at {tokens.max_length:,}"
+
+
+class Check(Command):  # type: ignore[misc]
+    """doit's command `check`."""
+
+    name = "check"
+    doc_purpose = "tell all that can be wrong before the training; makes light datasets"
+    doc_usage = ""
+    doc_description = None
+    cmd_options = ({"name": "json", "long": "json", "type": bool, "default": False, "help": "for machines"},)
+
+    def execute(self, opt_values: Any, pos_args: Any) -> int:  # noqa: ARG002 - doit's
+        """Print what was found."""
+        text, code = check(Path.cwd(), machine=opt_values["json"])
+        print(text)  # noqa: T201 - a doit command prints
+        return code

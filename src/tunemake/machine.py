@@ -1,0 +1,115 @@
+"""What this machine has that a training needs: CUDA devices, libraries, room on the disk. Imports none of them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tunemake.faults import Fault
+from tunemake.findings import Finding, errors, unchecked
+from tunemake.plugins import installed_version
+
+_OLDEST_BITSANDBYTES = (0, 48)
+_DRIVER = Path("/proc/driver/nvidia/gpus")
+_OTHER_WAYS = (Path("/dev/kfd"), Path("/dev/dxg"))  # ROCm, and Windows' own way into Linux
+_NEEDED = ("torch", "transformers", "xtuner", "peft", "datasets", "accelerate")
+
+
+def cuda_devices(environment: Mapping[str, str]) -> int | None:
+    """Give the number of CUDA devices that a process would see; None where it cannot be told without torch."""
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip() in {"", "-1"}:
+        return 0
+    found = len(list(_DRIVER.iterdir())) if _DRIVER.is_dir() else _asked()
+    if not found and any(path.exists() for path in _OTHER_WAYS):
+        return None
+    return min(found, len(visible.split(","))) if visible is not None else found
+
+
+def gpu_findings(train: Mapping[str, Any], environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Tell where a training needs a CUDA device and there is none, or torch could not use it."""
+    what = needs_gpu(train)
+    if what is None:
+        return
+    devices, version = cuda_devices(environment), installed_version("torch")
+    step = 'method = "lora" with precision = "float32" runs on a CPU'
+    if devices == 0:
+        yield Finding(
+            "error", "no_gpu", Fault(what[0], f"{what[1]} needs a CUDA GPU, and none is here", next_step=step)
+        )
+    elif devices is None:
+        yield unchecked(what[0], f"{what[1]} needs a CUDA GPU, and only torch can tell whether one is here")
+    if version is not None and version.endswith("+cpu"):
+        fault = Fault(what[0], f"{what[1]} needs a torch built for CUDA", got=f"torch {version}")
+        yield Finding("error", "no_gpu", fault)
+
+
+def needs_gpu(train: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Say what about a training needs a CUDA device: the name of the value, and it with the value. None: nothing."""
+    if train["method"] == "qlora":
+        return "train.method", "qlora"
+    if train["precision"] != "float32":
+        return "train.precision", f'precision = "{train["precision"]}"'
+    return None
+
+
+def library_findings(train: Mapping[str, Any], python: str) -> Iterator[Finding]:
+    """Tell which libraries the training wants that are not installed, or too old. python: the command of this one."""
+    if missing := [name for name in _NEEDED if installed_version(name) is None]:
+        fault = Fault(
+            "train", f"not installed: {', '.join(missing)}", next_step=f"{python} -m pip install 'tunemake[train]'"
+        )
+        yield Finding("error", "not_installed", fault)
+    if train["method"] == "qlora" and (old := old_bitsandbytes(python)) is not None:
+        yield from errors("bitsandbytes", [old])
+
+
+def old_bitsandbytes(python: str) -> Fault | None:
+    """Give the fault of a bitsandbytes that qlora cannot use, or None.
+
+    XTuner pins 0.45.0, whose kernels a current CUDA build of torch cannot load.
+    """
+    found = installed_version("bitsandbytes") or "none"
+    if found != "none" and tuple(map(int, found.split(".")[:2])) >= _OLDEST_BITSANDBYTES:
+        return None
+    line = f"{python} -m pip install -U 'bitsandbytes>=0.48'"
+    return Fault("train.method", "qlora needs a current bitsandbytes", ">=0.48", found, f"run {line}")
+
+
+def room_findings(needed: int, free: int, parts: Mapping[str, int]) -> Iterator[Finding]:
+    """Tell where a build would write more than is free. needed, free: bytes; parts: of needed, by what is written."""
+    told = ", ".join(f"{name} {size(part)}" for name, part in parts.items() if part)
+    if needed > free:
+        step = "free some, or keep fewer checkpoints (train.checkpoints.keep)"
+        fault = Fault(
+            "build", "not enough room on the disk", f"about {size(needed)} ({told})", f"{size(free)} free", step
+        )
+        yield Finding("error", "disk", fault)
+    elif needed > free * 0.9:
+        fault = Fault("build", f"the disk will be nearly full: about {size(needed)} of {size(free)} ({told})")
+        yield Finding("warning", "disk", fault)
+
+
+def size(number: int) -> str:
+    """Write bytes as a person would say them."""
+    value = float(number)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:  # noqa: PLR2004 - the units' own step
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"  # noqa: PLR2004
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def _asked() -> int:
+    """Ask the driver's own tool for its devices, where there is no list of them to read."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return 0
+    try:
+        done = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    return sum(line.startswith("GPU ") for line in done.stdout.splitlines())
