@@ -33,7 +33,7 @@ def load_builder(root: Path) -> Builder:
         _check(project, plugins)
         template = plugins.prompt_template(project.model["prompt_template"])
         made[project.variant.name] = graph.stages(project, plugins.needs_base, template, sources)
-        _raise_all(project, _training_config(project, made[project.variant.name]))
+        _raise_all(project, _training_config(made[project.variant.name]))
         projects.append(project)
     return Builder(projects, graph.combined(made), plugins, store)
 
@@ -53,8 +53,8 @@ def _raise_all(project: Project, found: Found) -> None:
 
 def _training_template(project: Project) -> tuple[Project, list[str]]:
     """Give the project with the values that its training template holds itself, and the files this is made of."""
-    template = xtuner.config_template(project.train)
     try:
+        template = xtuner.config_template(project.train)
         sources = xtuner.config_sources(template, project.root)
         own = xtuner.own_values(template)
     except InputError as error:
@@ -63,7 +63,7 @@ def _training_template(project: Project) -> tuple[Project, list[str]]:
     return project.with_values(own), sources
 
 
-def _training_config(project: Project, made: Iterable[graph.Stage]) -> Found:
+def _training_config(made: Iterable[graph.Stage]) -> Found:
     """Tell what one of XTuner's own configs has no place for; a template of Jinja's is too slow to render each time."""
     try:
         xtuner.check_places(next(stage.parameters for stage in made if stage.kind == "config"))

@@ -16,14 +16,22 @@ from tunemake.engines import config_templates, xtuner_configs
 from tunemake.engines.python_edits import PythonText
 from tunemake.engines.xtuner_additions import additions
 from tunemake.engines.xtuner_edits import edit_config
+from tunemake.faults import Fault, InputError
 
 CONFIG, DECIDES = "train.py", "decides.py"
+METHODS = ("full", "lora", "qlora")
 METRICS, ANSWERS = "metrics.jsonl", "answers.jsonl"
 
 
 def config_template(train: Mapping[str, Any]) -> str:
-    """Give the name of the template that a training table asks for: its own, or the one of its method."""
-    return str(train.get("template", train["method"]))
+    """Give the name of the template that a training table asks for: its own, or the one of its method.
+
+    Raises InputError where it asks for the one of another method.
+    """
+    method, template = train["method"], str(train.get("template", train["method"]))
+    if template in METHODS and template != method:
+        raise InputError(Fault("train.template", "the template of another method", expected=method, got=template))
+    return template
 
 
 def config_sources(template: str, project: Path) -> list[str]:

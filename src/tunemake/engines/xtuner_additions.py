@@ -6,9 +6,9 @@ import ast
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tunemake.engines import xtuner_configs as configs
 from tunemake.engines.config_templates import iterations
 from tunemake.engines.python_edits import PythonText
+from tunemake.engines.xtuner_edits import warms_up
 
 MARK = "added by tunemake"
 _BANNER = f"""
@@ -25,7 +25,7 @@ def additions(config: PythonText, values: Mapping[str, Any]) -> str:
     custom_hooks, the data's map_num_proc, and where it is not so already visualizer, randomness, trust_remote_code
     and the type of a warm-up.
     """
-    rises = configs.warmup_call(config) is not None and values["train"]["warmup"] > 0
+    rises = warms_up(config, values)
     ours = ["AnswersHook", "MetricsHook", *(["WarmUp"] if rises else []), "load_tokenizer"]
     lines = [f"from tunemake.engines.xtuner_hooks import {', '.join(ours)}", ""]
     lines += ["# The beginning-of-sequence token once, or not at all."]

@@ -25,8 +25,8 @@ def edit_config(name: str, source: str, values: Mapping[str, Any], *, told: bool
     """Put a project's values into the source of a built-in config; give it with all edits to come.
 
     values: those of the config stage; `declared` names the ones that project.toml gives. All others stay the
-    config's own. told: the prompt template's text is known, and put in. Raises InputError for a config that cannot train on chat samples, and for every value that it
-    has no place for.
+    config's own. told: the prompt template's text is known, and put in. Raises InputError for a config that cannot
+    train on chat samples, and for every value that it has no place for.
     """
     config = PythonText(source)
     if (why := configs.refusal(config)) is not None:
@@ -41,10 +41,26 @@ def edit_config(name: str, source: str, values: Mapping[str, Any], *, told: bool
         edit = _EDITS.get(place)
         if edit is None or not edit(config, value_of(values, place)):
             lost.append(place)
+    if not warms_up(config, values):
+        _warmup(config, 0)
     if lost:
-        step = f"leave it out, or write a template of your own with it (tunemake configs --show {configs.PREFIX}{name})"
-        raise InputError([Fault(place, f"{name} has no place for it", next_step=step) for place in lost])
+        raise InputError([Fault(place, f"{name} has no place for it", next_step=_way_out(place)) for place in lost])
     return config
+
+
+def _way_out(place: str) -> str:
+    if place == "train.epochs":
+        return "it counts steps: declare train.steps"
+    if place.startswith("train.lora."):
+        return 'declare train.method = "lora", or leave it out'
+    return "leave it out, or take a template of your own"
+
+
+def warms_up(config: PythonText, values: Mapping[str, Any]) -> bool:
+    """Say whether the learning rate rises first; of one or two iterations a warm-up would leave nothing."""
+    train = values["train"]
+    few = "steps" in train and train["steps"] * train["accumulation"] <= 2  # noqa: PLR2004
+    return configs.warmup_call(config) is not None and train["warmup"] > 0 and not few
 
 
 def value_of(values: Mapping[str, Any], place: str) -> Any:

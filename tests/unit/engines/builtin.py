@@ -1,4 +1,4 @@
-"""What the tests of XTuner's own configs share: the values of a project that takes one, and configs as XTuner loads them."""
+"""What the tests of XTuner's own configs share: a project that takes one, and configs as XTuner loads them."""
 
 import json
 import subprocess

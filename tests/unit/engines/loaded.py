@@ -20,4 +20,4 @@ def plain(value):
 
 
 for file in sorted(Path(sys.argv[1]).glob("*.py")):
-    print(json.dumps([file.stem, plain(Config.fromfile(file).to_dict())], ensure_ascii=False))
+    sys.stdout.write(json.dumps([file.stem, plain(Config.fromfile(file).to_dict())], ensure_ascii=False) + "\n")

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from tunemake import schema
 from tunemake.engines import xtuner
-from tunemake.faults import InputError
 
 TEMPLATE = {
     "system": "", "instruction": "Q: {input} A: ", "suffix": "", "suffix_as_eos": False, "separator": "\n",
@@ -18,7 +17,8 @@ TEMPLATE = {
 def values(**train):
     shape = schema.load_schema("project.schema.json")["properties"]
     return {
-        "template": schema.with_defaults(train, {"properties": {"template": {"default": train.get("method", "lora")}}})["template"], "declared": [], "project": "p", "seed": 1, "model": "m", "model_path": "build/base/m/model", "data_path": "d.json",
+        "template": train.pop("template", train.get("method", "lora")), "declared": [],
+        "project": "p", "seed": 1, "model": "m", "model_path": "build/base/m/model", "data_path": "d.json",
         "trust_remote_code": False, "prompt_template": TEMPLATE, "data": schema.with_defaults({}, shape["data"]),
         "train": schema.with_defaults({"steps": 3, **train}, shape["train"]),
     }  # fmt: skip
@@ -59,25 +59,6 @@ def test_no_text_of_the_users_can_leave_its_string(text):
     tree = ast.parse(made)
     prompts = next(n for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "evaluation_inputs")
     assert ast.literal_eval(prompts.value) == [text]
-
-
-def test_a_projects_own_template_shadows_the_one_that_ships(tmp_path):
-    (tmp_path / "templates" / "xtuner").mkdir(parents=True)
-    own = tmp_path / "templates" / "xtuner" / "config.py.jinja"
-    own.write_text("lr = {{ train.lr }}\n")
-    assert xtuner.render_config(values(lr=0.5), tmp_path) == "lr = 0.5\n"
-    own.write_text("lr = {{ train.nothing }}\n")
-    with pytest.raises(InputError, match="has no attribute 'nothing'"):
-        xtuner.render_config(values(), tmp_path)
-    own.write_text("lr = {% if %}\n")
-    with pytest.raises(InputError, match=r"config\.py\.jinja:1"):
-        xtuner.render_config(values(), tmp_path)
-    own.write_text("lr = = 3\n")
-    with pytest.raises(InputError, match="Python that does not parse"):
-        xtuner.render_config(values(), tmp_path)
-    own.write_text("{{ ''.__class__.__mro__ }}\n")
-    with pytest.raises(InputError, match="unsafe"):
-        xtuner.render_config(values(), tmp_path)
 
 
 def checkpoint(folder, number, content=b"x" * 5000):

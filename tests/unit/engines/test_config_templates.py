@@ -1,0 +1,139 @@
+"""Jinja templates of training configs: which files they are made of, and where their faults are told to be."""
+
+import subprocess
+import sys
+
+import pytest
+from test_xtuner import values
+
+from tunemake.engines import config_templates, xtuner
+from tunemake.faults import InputError
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Write a template of the project's own; render it, or the one of another name."""
+    folder = tmp_path / "templates" / "xtuner"
+    folder.mkdir(parents=True)
+
+    def write(text, name="mine"):
+        (folder / f"{name}.py.jinja").write_text(text, "utf-8")
+
+    def render(name="mine", **train):
+        return xtuner.render_config(values(template=name, **train), tmp_path)
+
+    write.root, write.render = tmp_path, render
+    return write
+
+
+def told(own, name="mine", **train):
+    with pytest.raises(InputError) as error:
+        own.render(name, **train)
+    return str(error.value)
+
+
+def test_the_ones_that_ship_are_made_of_one_base(tmp_path):
+    files = {name: config_templates.template_files(name, tmp_path) for name in ("full", "lora", "qlora")}
+    assert files == {
+        "full": ["xtuner/full.py.jinja", "xtuner/base.py.jinja"],
+        "lora": ["xtuner/lora.py.jinja", "xtuner/base.py.jinja"],
+        "qlora": ["xtuner/qlora.py.jinja", "xtuner/lora.py.jinja", "xtuner/base.py.jinja"],
+    }
+
+
+def test_a_project_s_own_takes_the_place_of_one_that_ships(own):
+    own("lr = {{ train.lr }}\n", name="lora")
+    assert own.render("lora", lr=0.5) == "lr = 0.5\n"
+    own("a = 1\n")
+    own('lora = "mine"\n{% block settings %}{% endblock %}\n', name="base")
+    assert own.render("full").startswith('lora = "mine"\n')
+    assert config_templates.template_names(own.root) == {"lora": True, "mine": True, "full": False, "qlora": False}
+
+
+def test_a_block_is_replaced_and_the_rest_is_what_ships(own):
+    own('{% extends "xtuner/lora.py.jinja" %}\n{% block runtime %}\n{{ super() }}log_level = "DEBUG"\n{% endblock %}\n')
+    assert own.render() == own.render("lora") + 'log_level = "DEBUG"\n'
+
+
+def test_what_it_includes_and_imports_counts_as_a_source(own):
+    own('{% include "xtuner/a.py.jinja" %}\n{%- from "macros.jinja" import rate %}\nlr = {{ rate(train) }}\n')
+    own("a = 1\n{# {% include 'xtuner/not_this.py.jinja' %} #}\n", name="a")
+    (own.root / "templates" / "macros.jinja").write_text("{% macro rate(t) %}{{ t.lr }}{% endmacro %}")
+    files = xtuner.config_sources("mine", own.root)
+    assert files == ["templates/xtuner/mine.py.jinja", "templates/xtuner/a.py.jinja", "templates/macros.jinja"]
+    assert own.render(lr=0.25) == "a = 1\nlr = 0.25\n"
+
+
+def test_a_template_that_a_value_names_is_refused_for_it_could_not_be_followed(own):
+    own("a = 1\n{% include train.method ~ '.jinja' %}\n")
+    assert told(own) == (
+        "templates/xtuner/mine.py.jinja:2:1: include of what only a value names; expected a name in quotes"
+    )
+    own("a = 1\n{% include 'xtuner/' ~ train.method ~ '.py.jinja' %}\n")
+    assert told(own).startswith("templates/xtuner/mine.py.jinja:2:1: names a template that is not there: xtuner/lora")
+
+
+def test_a_file_outside_of_templates_is_no_template(own):
+    (own.root / "secret").write_text("secret = 1\n")
+    own('{% include "../secret" %}\n')
+    assert "names a template that is not there: ../secret" in told(own)
+
+
+def test_names_that_are_none_are_told(own):
+    own("a = 1\n")
+    assert told(own, "loar") == 'templates/xtuner/loar.py.jinja: no such file; did you mean "lora"?'
+    own('\n{% extends "xtuner/mine.py.jinja" %}\n')
+    assert told(own).startswith("templates/xtuner/mine.py.jinja:2:1: extends itself; give it a name of its own")
+
+
+def test_a_template_of_another_method_is_refused():
+    with pytest.raises(InputError) as error:
+        xtuner.config_template({"method": "lora", "template": "full"})
+    assert str(error.value) == "train.template: the template of another method; expected lora, got full"
+
+
+def test_an_undefined_name_is_told_with_template_line_and_name(own):
+    own("a = 1\n\nlr = {{ train.nothing }}\n")
+    assert told(own) == "templates/xtuner/mine.py.jinja:3:1: 'dict object' has no attribute 'nothing'"
+    own("a = 1\n{% include 'xtuner/part.py.jinja' %}\n")
+    own("b = 1\nc = {{ learning_rate }}\n", name="part")
+    assert told(own) == "templates/xtuner/part.py.jinja:2:1: 'learning_rate' is undefined"
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("a = 1\nlr = {% if %}\n", ":2:1: Expected an expression, got 'end of statement block'"),
+        ("a = 1\nlr = {{ 1 / 0 }}\n", ":2:1: ZeroDivisionError: division by zero"),
+        ("\n{{ ''.__class__.__mro__ }}\n", ":2:1: access to attribute '__class__' of 'str' object is unsafe."),
+        ("a = 1\nlr = = 3\n", ":2:1: gives Python that does not parse: invalid syntax; got lr = = 3"),
+        ("{% if true %}\na = (\n{% endif %}\n", ":2:1: gives Python that does not parse: '(' was never closed"),
+        ("a = '\0'\n", ":1:1: gives Python that does not parse: source code string cannot contain null bytes"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_with_its_line_and_nothing_is_written(own, text, fault):
+    own(text)
+    assert told(own).startswith(f"templates/xtuner/mine.py.jinja{fault}")
+
+
+def test_python_that_does_not_parse_is_placed_in_the_template_that_it_comes_from(own):
+    own("a = 1\n{% for n in [1, 2, 3] %}\nb{{ n }} = {{ n }}\n{% endfor %}\n{% include 'xtuner/part.py.jinja' %}\n")
+    own(
+        "{# one\ntwo #}\nc = 1\n{% if train.lr %}\nd = {{ train.schedule }} {{ train.method }}\n{% endif %}\n",
+        name="part",
+    )
+    assert told(own) == (
+        "templates/xtuner/part.py.jinja:5:1: gives Python that does not parse: invalid syntax; got d = cosine lora"
+    )
+    own('{% extends "xtuner/lora.py.jinja" %}\n\n{% block runtime %}\n{{ super() }}\nx = = 1\n{% endblock %}\n')
+    assert told(own).startswith("templates/xtuner/mine.py.jinja:5:1: gives Python")
+
+
+def test_finding_what_a_template_is_made_of_needs_no_jinja(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from tunemake.engines import xtuner;"
+        "xtuner.config_sources('qlora', Path.cwd()); xtuner.own_values('xtuner:internlm2_1_8b_qlora_alpaca_e3');"
+        "print('jinja2' in sys.modules, 'xtuner' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
