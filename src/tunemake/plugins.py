@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -163,8 +164,8 @@ class Plugins:
         """Give a generator's facts, from a cache keyed by its code so that a known one is not imported."""
         key = sha256_of_json(["facts", name, self.code_digests(self.get(DATASETS, name))])
         mark = self._mark(key)
-        if mark.exists():
-            return GeneratorFacts(**json.loads(mark.read_text("utf-8")))
+        if known := _known_facts(mark):
+            return known
         made = self.generator(name)
         needs = getattr(made, "needs", ())
         uses = isinstance(made, UsesGenerators)
@@ -273,7 +274,7 @@ class Plugins:
     @staticmethod
     def _write(mark: Path, text: str) -> None:
         mark.parent.mkdir(parents=True, exist_ok=True)
-        draft = mark.with_suffix(".draft")
+        draft = mark.with_suffix(f".{os.getpid()}")  # another build may remember the same
         draft.write_text(text, "utf-8")
         draft.replace(mark)
 
@@ -284,6 +285,13 @@ def installed_version(distribution: str) -> str | None:
         return version(distribution)
     except PackageNotFoundError:
         return None
+
+
+def _known_facts(mark: Path) -> GeneratorFacts | None:
+    try:
+        return GeneratorFacts(**json.loads(mark.read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None  # not asked yet, or lost or damaged: asking again gives the same
 
 
 def _listed(method: Callable[[Any], Iterable[Any]], parameters: Mapping[str, Any]) -> list[Any]:
