@@ -197,11 +197,11 @@ def _fits(template: Mapping[str, Any], own: ChatTemplate) -> bool:
 
 def _tokens(name: str, template: Mapping[str, Any], own: ChatTemplate, tokenizer: Any) -> Iterator[Fault]:
     """Tell markup and stop words that the tokenizer cuts into pieces, unless the model's own template has them too."""
-    for word in dict.fromkeys([*_markup(template), *template["stop_words"]]):
-        count = len(tokenizer.encode(word, add_special_tokens=False))
-        if count > 1 and word not in own.source:
-            kind = "stop word" if word in template["stop_words"] else "markup"
-            yield Fault(_WHERE, f"{name}'s {kind} {word} is no token of the model's but {count} of them")
+    for kind, words in (("markup", _markup(template)), ("stop words", template["stop_words"])):
+        counts = {word: len(tokenizer.encode(word, add_special_tokens=False)) for word in words}
+        cut = [f"{word} ({count})" for word, count in counts.items() if count > 1 and word not in own.source]
+        if cut:
+            yield Fault(_WHERE, f"{name}'s {kind}: the tokenizer cuts into several tokens {', '.join(cut)}")
 
 
 def _in_samples(template: Mapping[str, Any], samples: Sequence[Sample], tokenizer: Any) -> Iterator[Fault]:

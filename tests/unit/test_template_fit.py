@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from made_tokenizers import write_sentencepiece
 from test_chat_templates import CHATML, DEFAULT
 
 import tiny
@@ -67,7 +68,21 @@ def test_another_template_is_told_with_the_first_difference_and_those_that_fit(m
     assert "<|im_start|>user" in first.fault.what
     assert "<|User|>:How" in first.fault.what
     assert first.fault.next_step == "these say the same as it: chatml, from_tokenizer, internlm2_chat"
-    assert [finding.fault.what.split()[2] for finding in tokens] == ["<|System|>", "<|User|>", "<|Bot|>"]
+    assert [finding.fault.what for finding in tokens] == [
+        "default's markup: the tokenizer cuts into several tokens <|System|> (10), <|User|> (8), <|Bot|> (7)"
+    ]
+
+
+@pytest.mark.parametrize("manner", ["first", "always", "legacy"])
+def test_the_tutorials_template_on_internlm2_is_told_and_internlm2s_own_is_not(tmp_path, manner):
+    """Its tokenizer is SentencePiece's, its chat template ChatML after <s>; the tutorial trains with `default`."""
+    write_sentencepiece(tmp_path, manner=manner, special=("<|im_start|>", "<|im_end|>"))
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": "{{ bos_token }}" + CHATML}))
+    assert found(tmp_path, "internlm2_chat") == found(tmp_path, "from_tokenizer") == []
+    first = found(tmp_path, "default")[0]
+    assert (first.severity, first.code) == ("warning", "template_unlike_model")
+    assert "internlm2_chat" in first.fault.next_step
 
 
 def test_a_default_system_message_is_a_note_and_no_misfit(model):
@@ -82,8 +97,12 @@ def test_a_model_without_a_chat_template_is_told_as_a_note(bare):
 
 def test_stop_words_and_markup_that_are_no_token_are_told(bare):
     texts = [str(finding.fault) for finding in found(bare, "internlm_chat") if finding.code == "template_tokens"]
-    assert "model.prompt_template: internlm_chat's stop word <eoa> is no token of the model's but 5 of them" in texts
-    assert "model.prompt_template: internlm_chat's markup <eoh> is no token of the model's but 5 of them" in texts
+    cut = "the tokenizer cuts into several tokens"
+    assert texts == [
+        f"model.prompt_template: internlm_chat's markup: {cut} <|System|> (10), <|User|> (8), <eoh> (5), <|Bot|> (7), "
+        "<eoa> (5)",
+        f"model.prompt_template: internlm_chat's stop words: {cut} <eoa> (5)",
+    ]
 
 
 def test_markup_inside_of_samples_is_counted(model):
