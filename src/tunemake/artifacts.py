@@ -19,6 +19,7 @@ from tunemake.faults import Fault, StageError
 from tunemake.staleness import Decides
 
 RECORD = "artifact.json"
+ELSEWHERE = ".elsewhere.json"
 FORMAT = 1
 
 
@@ -47,8 +48,16 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return record if whole else None
 
 
+def elsewhere(folder: Path) -> frozenset[str]:
+    """Name the recorded files that lie in another store: the artifact was fetched without them."""
+    try:
+        return frozenset(json.loads((folder / ELSEWHERE).read_text("utf-8")))
+    except FileNotFoundError:
+        return frozenset()
+
+
 def changed_outputs(folder: Path, record: Mapping[str, Any], digests: Digests) -> list[str]:
-    """Name the recorded files that are gone or not as recorded, with what is wrong."""
+    """Name the recorded files that are gone or not as recorded, with what is wrong, but for those left elsewhere."""
     changed = []
     for name, output in record["outputs"].items():
         path = folder / name
@@ -56,7 +65,8 @@ def changed_outputs(folder: Path, record: Mapping[str, Any], digests: Digests) -
             if path.stat().st_size != output["size"] or digests.of(path) != output["sha256"]:
                 changed.append(f"{name} was changed by hand")
         except OSError:
-            changed.append(f"{name} is gone")
+            if name not in elsewhere(folder):
+                changed.append(f"{name} is gone")
     return changed
 
 
@@ -99,7 +109,7 @@ def recover(work: Path, entry: Path, fingerprint: str, digests: Digests) -> bool
     record = read_record(work)
     if record is None or record["fingerprint"] != fingerprint or changed_outputs(work, record, digests):
         return False
-    _put_in_place(work, entry, record["outputs"])
+    _put_in_place(work, entry, [name for name in record["outputs"] if (work / name).exists()])
     return True
 
 
@@ -128,7 +138,7 @@ def point(link: Path, target: Path) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
     draft = link.with_name(f".{link.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
-    draft.symlink_to(os.path.relpath(target, link.parent))
+    draft.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()))  # either may lie behind a link
     draft.replace(link)
 
 

@@ -112,12 +112,15 @@ class Builder:
 
         seconds = None
         with self.store.lock(state.decides, wait) as lock:
-            if anew or self.store.is_forgotten(stage.link) or not self.store.holds(state.decides):
+            if anew or self.store.is_forgotten(stage.link) or not self._found(stage, state.decides):
                 seconds = self._make(stage, state, lock, watch)
             for link in stage.links:
                 self.store.show(link, state.decides)
         self.store.digests.save()
         return seconds
+
+    def _found(self, stage: Stage, decides: Decides) -> bool:
+        return self.store.holds(decides) or self.store.adopts(stage.link, decides)
 
     def _make(self, stage: Stage, state: State, lock: int, watch: Callable[[Event], None]) -> float:
         decides = state.decides
@@ -129,7 +132,7 @@ class Builder:
         job = Job(self.root, work, stage.parameters, stage.runtime, state.taken.inputs)
         started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
         try:
-            with self._share(stage, watch) as (environment, held):
+            with self.store.using(state.taken.inputs.values()), self._share(stage, watch) as (environment, held):
                 facts = run_stage(stage.kind, job, (environment, [lock, *held]), watch)
         except StoppedError as error:
             raise _stopped(stage, work, error) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,8 @@ def load_builder(root: Path) -> Builder:
     Raises ProjectError with every fault that project.toml, the files that it names and the plugins show without work.
     """
     variants = load_variants(root)
-    store = Store(root)
+    _raise_all(variants[0], _store(variants[0]))
+    store = Store(root, variants[0].store.get("path"))
     plugins = Plugins(root, variants[0].plugins, store.digests)
     made: dict[str, list[graph.Stage]] = {}
     projects = []
@@ -72,6 +74,20 @@ def _training_config(made: Iterable[graph.Stage]) -> Found:
     return []
 
 
+def _store(project: Project) -> Found:
+    shared = Store(project.root, project.store.get("path")).shared
+    if shared is None:
+        return []
+    at: Path_ = ("store", "path")
+    if shared.is_relative_to((project.root / "build").resolve()):
+        return _at(at, [Fault(str(shared), "lies in build/", next_step="leave store.path out, or name another folder")])
+    try:
+        shared.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return _at(at, [Fault(str(shared), f"cannot be a store of artifacts: {error.strerror}")])
+    return [] if os.access(shared, os.W_OK) else _at(at, [Fault(str(shared), "cannot be written to")])
+
+
 def _plugin_files(project: Project, plugins: Plugins) -> Found:
     found: Found = []
     for number, file in enumerate(project.plugins):
@@ -105,9 +121,12 @@ def _dataset(project: Project, plugins: Plugins, dataset: Dataset) -> Found:
     at: Path_ = ("datasets", dataset.name, "parameters")
     try:
         wrong = plugins.parameter_faults(dataset.generator, dataset.parameters, at)
-        read = [] if wrong else plugins.inputs(dataset.generator, dataset.parameters)
     except InputError as error:
         return _at(("datasets", dataset.name, "generator"), error.faults)
+    try:
+        read = [] if wrong else plugins.inputs(dataset.generator, dataset.parameters)
+    except InputError as error:
+        return _at(at, error.faults)
     return wrong + [fault for path in read for fault in _file(project, at, path)]
 
 

@@ -121,7 +121,7 @@ def _enriched(builder: Builder, name: str, reason: str) -> str:
 
 def _samples(builder: Builder, inside: str, digest: str | None) -> int | None:
     """Find how many samples a file had that an earlier artifact of the store still tells of."""
-    for folder in sorted(Path(builder.store.build / ".store").glob("data*-*")):
+    for folder in sorted(builder.store.entries.glob("data*-*")):
         record = read_record(folder)
         if record and record["outputs"].get(inside, {}).get("sha256") == digest:
             return _count(record, inside)

@@ -19,6 +19,12 @@ from tunemake.variants import DEFAULT, TABLES, Variant, variants_of
 FILE = "project.toml"
 SCHEMA = "project.schema.json"
 _WHOLE = Variant(DEFAULT)
+# What tomllib says of common slips, in other words.
+_IN_WORDS = {
+    "Cannot overwrite a value": "a key that is given twice",
+    "Illegal character '\\n'": "a text without a closing quote",
+    "Unclosed array": "a list without a closing bracket",
+}
 _DECLARED = ("project", "model", "data", "train")
 
 
@@ -53,6 +59,7 @@ class Project:
     merge: Mapping[str, Any]
     evaluate: Mapping[str, Any] | None
     machine: Mapping[str, Any] = field(default_factory=dict)
+    store: Mapping[str, Any] = field(default_factory=dict)
     declared: frozenset[str] = frozenset()
     variant: Variant = _WHOLE
 
@@ -138,7 +145,7 @@ def _project(root: Path, text: str, told: Mapping[str, Any], variant: Variant) -
         root=root, text=text, name=values["project"]["name"], seed=values["project"]["seed"],
         plugins=tuple(values["plugins"]), model=values["model"], datasets=datasets, data=values["data"],
         train=values["train"], merge=values["merge"], evaluate=values.get("evaluate"), machine=values["machine"],
-        declared=declared, variant=variant,
+        store=values["store"], declared=declared, variant=variant,
     )  # fmt: skip
 
 
@@ -160,7 +167,8 @@ def _syntax_fault(text: str, error: tomllib.TOMLDecodeError) -> Fault:
     if place.startswith("line "):
         numbers = [int(part.split()[1].rstrip(")")) for part in place.split(", ")]
         line, column = numbers[0], numbers[1]
-    return Fault(FILE, f"not valid TOML: {message or error}", line=line, column=column)
+    told = _IN_WORDS.get(message, message or str(error))
+    return Fault(FILE, f"not valid TOML: {told}", line=line, column=column)
 
 
 def _check(text: str, made: Iterable[tuple[Variant, Mapping[str, Any]]]) -> None:
@@ -168,13 +176,20 @@ def _check(text: str, made: Iterable[tuple[Variant, Mapping[str, Any]]]) -> None
 
     shape = schema.load_schema(SCHEMA)
     found = [
-        (variant.place(path), fault)
+        (variant.place(path), _above(path, fault))
         for variant, values in made
         for path, fault in schema.schema_faults(values, shape, FILE)
     ]
     if found:
         faults = dict.fromkeys(_placed(found, places(text)))  # once, though several variants have it
         raise ProjectError(sorted(faults, key=lambda fault: (fault.line or 0, fault.column or 0)))
+
+
+def _above(path: schema.Path_, fault: Fault) -> Fault:
+    """Tell of `plugins` behind a table's head, where TOML takes it for one of the table's keys."""
+    if path[1:] != ("plugins",):
+        return fault
+    return replace(fault, expected=None, next_step=f"plugins stands above the first table, not in [{path[0]}]")
 
 
 def _check_variants(text: str, values: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Artifacts by fingerprint under build/, the links that show them, and the marks of what must be made anew."""
+"""Artifacts by fingerprint, the links under build/ that show them, and the marks of what must be made anew."""
 
 from __future__ import annotations
 
@@ -6,34 +6,41 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 from tunemake.artifacts import changed_outputs, point, read_record, recover
-from tunemake.digests import DIGESTS, Digests
+from tunemake.digests import DIGESTS, Digests, sha256_of_bytes
+from tunemake.faults import Fault, InputError
 from tunemake.staleness import Decides
 
 
 class Store:
     """The folders of one project's build.
 
-    build/.store/<stage>-<fingerprint>/ the artifacts; build/.work/ what is being made; build/<variant>/<stage> links.
+    entries: the artifacts, <stage>-<fingerprint>/. works: what is being made; on the same file system, so that one
+    rename commits. They are build/.store and build/.work, or lie in a folder that several projects share.
+    build/<variant>/<stage> are the links.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, shared: str | None = None) -> None:
         self.root = root
         self.build = root / "build"
+        self.shared = None if shared is None else (root / Path(shared).expanduser()).resolve()
+        self.entries = self.build / ".store" if self.shared is None else self.shared / "store"
+        self.works = self.build / ".work" if self.shared is None else self.shared / "work"
         self.digests = Digests(root / DIGESTS)
 
     def entry(self, decides: Decides) -> Path:
         """Give the place of an artifact, made or not."""
-        return self.build / ".store" / decides.folder_name
+        return self.entries / decides.folder_name
 
     def work(self, decides: Decides) -> Path:
         """Give the folder that an artifact is made in."""
-        return self.build / ".work" / decides.folder_name
+        return self.works / decides.folder_name
 
     def record(self, link: str) -> dict[str, Any] | None:
         """Read the record of the artifact that a link shows."""
@@ -53,6 +60,17 @@ class Store:
             return True
         return recover(self.work(decides), self.entry(decides), decides.fingerprint, self.digests)
 
+    def adopts(self, link: str, decides: Decides) -> bool:
+        """Copy the artifact that a link still shows in another store, where the project names a new one; say if so."""
+        shown = (self.root / link).resolve()
+        record = read_record(shown)
+        if record is None or record["fingerprint"] != decides.fingerprint or shown == self.entry(decides).resolve():
+            return False
+        draft = self.works / f"{decides.folder_name}.fetched"
+        shutil.rmtree(draft, ignore_errors=True)
+        shutil.copytree(shown, draft, symlinks=True)
+        return recover(draft, self.entry(decides), decides.fingerprint, self.digests)
+
     def forget(self, link: str) -> None:
         """Mark what a link shows to be made anew by the next build, whatever it will be made from then."""
         mark = self._forgotten(link)
@@ -65,6 +83,7 @@ class Store:
 
     def show(self, link: str, decides: Decides) -> None:
         """Point a link to the artifact; it is no longer forgotten."""
+        self._register()
         point(self.root / link, self.entry(decides))
         self._forgotten(link).unlink(missing_ok=True)
 
@@ -95,19 +114,69 @@ class Store:
         wait: told once, with the number of the process, where another one holds it. The kernel drops the lock when the
         last holder ends, however it ends.
         """
-        path = self.build / ".work" / f"{decides.folder_name}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                wait(file.read() or "?")
-                fcntl.flock(file, fcntl.LOCK_EX)
+        with locked(self.works / f"{decides.folder_name}.lock", fcntl.LOCK_EX, wait) as file:
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
             yield file.fileno()
 
+    @contextmanager
+    def using(self, folders: Iterable[Path]) -> Iterator[None]:
+        """Keep artifacts from being removed while they are read; raises InputError where one has gone."""
+        with ExitStack() as held:
+            for folder in folders:
+                held.enter_context(locked(self.works / f"{folder.name}.use", fcntl.LOCK_SH))
+                if not folder.is_dir():
+                    raise InputError(Fault(folder.name, "was removed just now", next_step="run doit again"))
+            yield
+
+    def projects(self) -> list[Path]:
+        """Give the folders of the projects whose links show artifacts of this store, as far as they still exist."""
+        if self.shared is None:
+            return [self.root]
+        noted = [Path(file.read_text("utf-8")) for file in sorted((self.shared / "projects").glob("*"))]
+        return [root for root in dict.fromkeys([self.root, *noted]) if (root / "build").is_dir()]
+
+    def _register(self) -> None:
+        if self.shared is None:
+            return
+        note = self.shared / "projects" / sha256_of_bytes(str(self.root).encode())[:16]
+        if not note.exists():
+            note.parent.mkdir(parents=True, exist_ok=True)
+            draft = self.works / f".{note.name}.{os.getpid()}"
+            draft.write_text(str(self.root), "utf-8")
+            draft.replace(note)
+
     def _forgotten(self, link: str) -> Path:
         return self.build / ".forgotten" / link.removeprefix("build/").replace("/", "-")
+
+
+@contextmanager
+def locked(path: Path, kind: int, wait: Callable[[str], None] | None = None) -> Iterator[TextIOWrapper]:
+    """Hold a lock file, LOCK_EX or LOCK_SH; whoever sweeps may remove it while nobody does, and it is made anew.
+
+    wait: told what the file says where another one holds it. Raises BlockingIOError there for kind | LOCK_NB.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if kind & fcntl.LOCK_NB:
+                    raise
+                if wait is not None:
+                    file.seek(0)
+                    wait(file.read() or "?")
+                fcntl.flock(file, kind)
+            if _is_at(file, path):
+                yield file
+                return
+
+
+def _is_at(file: TextIOWrapper, path: Path) -> bool:
+    """Say whether an open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
