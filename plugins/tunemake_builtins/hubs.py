@@ -39,6 +39,10 @@ class _Repository:
         """Name the files of a folder; of the hub's there are none."""
         return files_in(parameters["path"])
 
+    def downloads(self, parameters: Mapping[str, Any]) -> bool:
+        """Say whether it is a hub's dataset and no folder."""
+        return not Path(parameters["path"]).is_dir()
+
     def samples(self, parameters: Mapping[str, Any], context: Context) -> Iterator[Sample]:
         """Give the conversations in a stream; a dataset's own code never runs."""
         shape = Format(parameters)

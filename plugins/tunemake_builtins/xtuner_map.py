@@ -43,6 +43,10 @@ class XTunerMap:
         """Name the files, or those of the dataset's folder."""
         return files_of(parameters["files"]) if "files" in parameters else files_in(parameters["path"])
 
+    def downloads(self, parameters: Mapping[str, Any]) -> bool:
+        """Say whether it is a hub's dataset and no folder."""
+        return "path" in parameters and not Path(parameters["path"]).is_dir()
+
     def samples(self, parameters: Mapping[str, Any], context: Context) -> Iterator[Sample]:
         """Give the conversations; what the map function leaves out is counted and told at the end."""
         name = parameters["map"]

@@ -58,6 +58,11 @@ def _parser() -> argparse.ArgumentParser:
     asked = commands.add_parser("check", help="tell all that can be wrong before the training, in seconds")
     asked.add_argument("--json", action="store_true", help="for machines")
     asked.set_defaults(run=_check)
+    show = commands.add_parser("show", help="show samples as the model will see them, with what is trained marked")
+    show.add_argument("what", choices=["data"])
+    show.add_argument("-n", type=_positive, default=3, help="how many (3)", metavar="N")
+    show.add_argument("--dataset", metavar="NAME", help="of this one; default: the training samples")
+    show.set_defaults(run=_show)
     configs = commands.add_parser("configs", help="training configs that train.template may name")
     configs.add_argument("-p", "--pattern", default="", help="only names that hold this")
     configs.add_argument("--show", metavar="NAME", help="print this one")
@@ -148,6 +153,18 @@ def _check(options: argparse.Namespace) -> int:
     text, code = check(Path.cwd(), machine=options.json)
     print(text)
     return code
+
+
+def _show(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from tunemake.commands.show import show_data
+
+    console = Console(highlight=False, soft_wrap=True)
+    colour = console.color_system is not None and not console.no_color
+    for text in show_data(Path.cwd(), options.n, options.dataset, colour=colour):
+        console.print(text)
+    return 0
 
 
 def _xtuner(arguments: list[str]) -> int:

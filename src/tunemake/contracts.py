@@ -122,6 +122,15 @@ class UsesGenerators(Protocol):
         ...
 
 
+@runtime_checkable
+class Downloads(Protocol):
+    """A generator whose samples may come from a hub; a check that must be quick then does not ask for them."""
+
+    def downloads(self, parameters: Mapping[str, Any]) -> bool:
+        """Say whether it would fetch anything for these parameters."""
+        ...
+
+
 class PromptTemplate(TypedDict, total=False):
     """A prompt template plugin (group `tunemake.prompts`): how a conversation becomes text.
 

@@ -92,11 +92,8 @@ class DataCheck:
         """Say why a dataset is not made here."""
         if "base" in stage.needs:
             return "it asks the base model, and is not made yet"
-        plugins = self._builder.plugins
-        for used, parameters in plugins.used(dataset.generator, dataset.parameters):
-            downloads = getattr(plugins.generator(used), "downloads", None)
-            if downloads is not None and downloads(plugins.with_defaults(used, parameters)):
-                return "it comes from a hub, and is not fetched yet"
+        if self._builder.plugins.downloads(dataset.generator, dataset.parameters):
+            return "it comes from a hub, and is not fetched yet"
         return None
 
     def _at_hand(self, stage: Stage) -> bool:

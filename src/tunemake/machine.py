@@ -35,12 +35,10 @@ def gpu_findings(train: Mapping[str, Any], environment: Mapping[str, str]) -> It
     if what is None:
         return
     devices, version = cuda_devices(environment), installed_version("torch")
-    step = 'method = "lora" with precision = "float32" runs on a CPU'
     if devices == 0:
-        yield Finding(
-            "error", "no_gpu", Fault(what[0], f"{what[1]} needs a CUDA GPU, and none is here", next_step=step)
-        )
-    elif devices is None:
+        yield Finding("error", "no_gpu", no_gpu(*what))
+        return
+    if devices is None:
         yield unchecked(what[0], f"{what[1]} needs a CUDA GPU, and only torch can tell whether one is here")
     if version is not None and version.endswith("+cpu"):
         fault = Fault(what[0], f"{what[1]} needs a torch built for CUDA", got=f"torch {version}")
@@ -52,8 +50,14 @@ def needs_gpu(train: Mapping[str, Any]) -> tuple[str, str] | None:
     if train["method"] == "qlora":
         return "train.method", "qlora"
     if train["precision"] != "float32":
-        return "train.precision", f'precision = "{train["precision"]}"'
+        return "train.precision", str(train["precision"])
     return None
+
+
+def no_gpu(value: str, what: str) -> Fault:
+    """Give the fault of a missing CUDA device; value, what: as needs_gpu gives them."""
+    step = 'method = "lora" with precision = "float32" runs on a CPU'
+    return Fault(value, f"{what} needs a CUDA GPU, and none is here", next_step=step)
 
 
 def library_findings(train: Mapping[str, Any], python: str) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tunemake import schema
-from tunemake.contracts import Generator, GeneratorError, ReadsFiles, UsesGenerators
+from tunemake.contracts import Downloads, Generator, GeneratorError, ReadsFiles, UsesGenerators
 from tunemake.digests import Digests, sha256_of_json
 from tunemake.faults import Fault, PluginError, TunemakeError, did_you_mean
 from tunemake.plugin_files import imported_files, own_generators, own_module, own_prompts, place_in
@@ -203,6 +203,16 @@ class Plugins:
                 found += self._ask(used, "inputs", partial(_listed, made.inputs, self.with_defaults(used, its)))
         return [self._root / path for path in found]
 
+    def downloads(self, name: str, parameters: Mapping[str, Any]) -> bool:
+        """Say whether a generator, or one that it uses, would fetch something from a hub."""
+        for used, its in self.used(name, parameters):
+            made = self.generator(used)
+            if isinstance(made, Downloads):
+                parameters = self.with_defaults(used, its)
+                if self._ask(used, "downloads", partial(_alone, made.downloads, parameters))[0]:
+                    return True
+        return False
+
     def with_defaults(self, name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Fill a generator's parameters with the defaults that its schema declares."""
         filled: dict[str, Any] = schema.with_defaults(parameters, self.generator(name).parameters)
@@ -285,6 +295,10 @@ def installed_version(distribution: str) -> str | None:
         return version(distribution)
     except PackageNotFoundError:
         return None
+
+
+def _alone(method: Callable[[Any], bool], parameters: Mapping[str, Any]) -> list[bool]:
+    return [method(parameters)]
 
 
 def _known_facts(mark: Path) -> GeneratorFacts | None:

@@ -14,8 +14,8 @@ pytestmark = pytest.mark.train
 
 
 def test_xtuner_crashing_on_a_bad_schedule(built):
-    text = shelves.find("templates", "xtuner/config.py.jinja").read_text("utf-8")
-    built.write("templates/xtuner/config.py.jinja", text.replace("eta_min=0.0", "eta_minimum=0.0"))
+    text = shelves.find("templates", "xtuner/base.py.jinja").read_text("utf-8")
+    built.write("templates/xtuner/base.py.jinja", text.replace("eta_min=0.0", "eta_minimum=0.0"))
     done = built.doit()
     assert done.code == 1
     assert "eta_minimum" in done.out
@@ -76,6 +76,6 @@ def test_what_needs_a_gpu_says_so_where_there_is_none(built, kind):
     built.edit("steps = 4", f"{kind}\nsteps = 4")
     done = built.doit("train", CUDA_VISIBLE_DEVICES="")
     assert done.code == 1
-    needs = "qlora" if "qlora" in kind else 'train.precision = "bfloat16"'
-    assert f"train: {needs} needs a CUDA GPU, and none is here; " in done.out
+    needs = "train.method: qlora" if "qlora" in kind else "train.precision: bfloat16"
+    assert f": {needs} needs a CUDA GPU, and none is here; " in done.out
     assert "Traceback" not in done.told()

@@ -50,5 +50,5 @@ def test_qlora_names_the_line_that_is_missing_beside_an_old_bitsandbytes(project
     path = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
     done = project.doit("train", PYTHONPATH=path)
     assert done.code == 1
-    assert "train: qlora needs a current bitsandbytes; expected >=0.48, got 0.45.0; run " in done.out
+    assert "train.method: qlora needs a current bitsandbytes; expected >=0.48, got 0.45.0; run " in done.out
     assert "-m pip install -U 'bitsandbytes>=0.48'" in done.out

@@ -31,7 +31,7 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def model_faults(model: Mapping[str, Any], values: Mapping[str, Any]) -> list[Fault]:
-    """Say what a model cannot do that is asked of it. model: its facts, as base/model.json has them; values: as in run."""
+    """Say what a model cannot do that is asked of it. model: as base/model.json tells of it; values: as in run."""
     return [*_too_long(model, values["data"]), *_no_such_targets(model, values["train"])]
 
 

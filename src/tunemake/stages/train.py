@@ -15,7 +15,8 @@ from tunemake import template_fit
 from tunemake.digests import DIGESTS, Digests
 from tunemake.engines import xtuner
 from tunemake.faults import Fault, StageError
-from tunemake.plugins import Plugins, installed_version
+from tunemake.machine import needs_gpu, no_gpu, old_bitsandbytes
+from tunemake.plugins import Plugins
 from tunemake.samples import read_samples
 from tunemake.stages import Job
 from tunemake.stages.data import TRAIN, samples_file
@@ -31,11 +32,10 @@ def run(job: Job) -> dict[str, Any]:
     inputs: base, data, config. The config names their files by the links that show them, which runtime's links tell.
     """
     refuse_trained(job.root, job.runtime["evaluate"], job.inputs["data"])
-    if job.parameters["method"] == "qlora":
-        _need_gpu("qlora")
-        _need_bitsandbytes()
-    elif job.parameters["precision"] != "float32":
-        _need_gpu(f'train.precision = "{job.parameters["precision"]}"')
+    if (needs := needs_gpu(job.parameters)) is not None:
+        _need_gpu(*needs)
+    if job.parameters["method"] == "qlora" and (old := old_bitsandbytes(sys.executable)) is not None:
+        raise StageError(old)
     _check_template(job)
     newest, torn = xtuner.newest_whole_checkpoint(job.work)
     for path in torn:
@@ -129,17 +129,8 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in whole.splitlines()]
 
 
-def _need_bitsandbytes() -> None:
-    # XTuner pins 0.45.0, whose kernels a current CUDA build of torch cannot load.
-    found = installed_version("bitsandbytes") or "none"
-    if found == "none" or tuple(map(int, found.split(".")[:2])) < (0, 48):
-        line = f"{sys.executable} -m pip install -U 'bitsandbytes>=0.48'"
-        raise StageError(Fault("train", "qlora needs a current bitsandbytes", ">=0.48", found, f"run {line}"))
-
-
-def _need_gpu(what: str) -> None:
+def _need_gpu(value: str, what: str) -> None:
     import torch  # slow, and so only for what a CPU cannot do
 
     if not torch.cuda.is_available():
-        hint = 'method = "lora" with precision = "float32" runs on a CPU'
-        raise StageError(Fault("train", f"{what} needs a CUDA GPU, and none is here", next_step=hint))
+        raise StageError(no_gpu(value, what))
