@@ -9,6 +9,7 @@ from pathlib import Path
 from tunemake.chat_templates import resolved
 from tunemake.contracts import Message
 from tunemake.digests import DIGESTS, Digests
+from tunemake.engines import xtuner
 from tunemake.faults import Fault, InputError
 from tunemake.generation import Answers
 from tunemake.graph import base_name
@@ -22,6 +23,8 @@ def chat(root: Path, folder: Path | None, max_new_tokens: int) -> Iterator[str]:
     folder: the model, by default the project's merged one. The prompt template and its stop words are the project's.
     """
     project = load_project(root)
+    # One of XTuner's own configs trains with a prompt template of its own, unless another is declared.
+    project = project.with_values(xtuner.own_values(xtuner.config_template(project.train)))
     plugins = Plugins(root, project.plugins, Digests(root / DIGESTS))
     template = plugins.prompt_template(project.model["prompt_template"])
     chosen = folder or root / "build" / project.variant.name / "merged"

@@ -1,7 +1,9 @@
 """Jinja templates of training configs: which files they are made of, and where their faults are told to be."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from test_xtuner import values
@@ -137,3 +139,13 @@ def test_finding_what_a_template_is_made_of_needs_no_jinja(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_the_page_names_every_block_there_is():
+    root = Path(__file__).parents[3]
+    page = (root / "docs" / "templates.md").read_text("utf-8")
+    blocks = re.findall(r"\{% block (\w+) %\}", (root / "templates" / "xtuner" / "base.py.jinja").read_text("utf-8"))
+    assert len(blocks) == len(set(blocks)) == 9
+    assert all(f"`{name}`" in page for name in blocks)
+    example = page.split("```jinja\n")[1].split("```")[0]
+    assert 'extends "xtuner/lora.py.jinja"' in example
