@@ -1,0 +1,3 @@
+"""What the chain's action imports."""
+
+END = "."
