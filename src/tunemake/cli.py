@@ -117,12 +117,9 @@ def _build(options: argparse.Namespace) -> int:
     if options.dry_run:
         options.everything, options.json = True, False
         return _plan(options)
-    from doit.doit_cmd import DoitMain
+    from tunemake.commands.build import build
 
-    from tunemake.loading import load_builder
-
-    load_builder(Path.cwd())  # its faults have an exit code of their own here
-    return int(DoitMain().run(["run", *options.stages]))
+    return build(options.stages)
 
 
 def _configs(options: argparse.Namespace) -> int:
