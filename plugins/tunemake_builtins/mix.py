@@ -44,8 +44,14 @@ class Mix:
             },
         ),
         "if": {"required": ["samples"]},
-        "then": {"properties": {"parts": {"items": {"required": ["weight"], "not": {"required": ["count"]}}}}},
-        "else": {"properties": {"parts": {"items": {"required": ["count"], "not": {"required": ["weight"]}}}}},
+        "then": {"properties": {"parts": {"items": {
+            "required": ["weight"], "not": {"required": ["count"]},
+            "x-message": "expected a weight and no count, since samples says how many in all",
+        }}}},
+        "else": {"properties": {"parts": {"items": {
+            "required": ["count"], "not": {"required": ["weight"]},
+            "x-message": "expected a count and no weight, or samples beside parts and a weight for each",
+        }}}},
         "x-message": "expected samples and a weight for each part, or a count for each part",
     }  # fmt: skip
 

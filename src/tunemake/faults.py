@@ -94,5 +94,6 @@ class StoppedError(TunemakeError):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:
     """Give 'did you mean "x"?' for a word close to a known one, else None."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f'did you mean "{close[0]}"?' if close else None
+    folded = {name.casefold(): name for name in known}
+    close = difflib.get_close_matches(word.casefold(), list(folded), n=1)
+    return f'did you mean "{folded[close[0]]}"?' if close else None

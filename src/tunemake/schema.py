@@ -81,7 +81,8 @@ def schema_faults(value: Any, schema: Mapping[str, Any], where: str, at: Path_ =
     found = [(path, Fault(where, f"{dotted(path)}: {told}")) for path, told in _not_json_at(value, at)]
     for error in Draft202012Validator(schema).iter_errors(value):
         found.extend(_faults_of(error, where, (*at, *error.absolute_path)))
-    return sorted(found, key=lambda pair: [str(step) for step in pair[0]])
+    # Once each: two rules may have the same words for it.
+    return sorted(dict.fromkeys(found), key=lambda pair: [str(step) for step in pair[0]])
 
 
 def invalid_schema(schema: Any) -> str | None:
@@ -154,7 +155,10 @@ def _got(error: Any) -> str | None:
 def _what(error: Any) -> str:
     if error.validator == "type":
         return "wrong type"
-    return "not allowed" if error.validator in {"enum", "const", "pattern"} else "out of range"
+    told = {"minItems": "too few", "minProperties": "too few", "maxItems": "too many", "minLength": "too short"}
+    if error.validator in {"enum", "const", "pattern"}:
+        return "not allowed"
+    return told.get(error.validator, "out of range")
 
 
 def _wanted(error: Any) -> str:

@@ -19,6 +19,9 @@ def test_a_fault_is_told_before_anything_heavy_starts(example, project):
     assert done.code in {1, 3}
     assert expected in done.told()
     assert "Traceback" not in done.told()
+    if ": datasets." in expected:  # of a dataset that fails, nothing is left that a later stage could take
+        assert not list((project.root / "build").glob(".store/dataset-*"))
+        assert not (project.root / "build/default/datasets").exists()
     assert not list((project.root / "build").glob(".store/train-*"))
     assert not list((project.root / "build").glob(".work/train-*"))
     assert not (project.root / "it_ran").exists()  # code_of_its_own would leave it

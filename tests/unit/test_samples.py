@@ -46,7 +46,7 @@ def test_a_list_is_the_json_that_everyone_else_writes(tmp_path_factory, number):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"messages": []}, "sample 2: messages: out of range; expected at least 2 item"),
+        ({"messages": []}, "sample 2: messages: too few; expected at least 2 item"),
         ({"messages": [{"role": "bot", "content": "x"}] * 2}, "messages[0].role: not allowed"),
         ({"text": "x"}, "sample 2: messages: missing"),
         (None, "sample 2: all of it: wrong type"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,8 @@ def run(job: Job) -> dict[str, Any]:
         raise PluginError(Fault(where, f"failed at {place}: {type(error).__name__}: {error}")) from error
     made.rejects.end()
     if not tally.samples:
-        fault = Fault(where, "no samples", expected="at least 1", got="0", next_step="check its parameters")
-        raise SampleError(fault)
+        step = made.rejects.first or "check its parameters"
+        raise SampleError(Fault(where, "no samples", expected="at least 1", got="0", next_step=step))
     return tally.counts() | {"rejected": made.rejects.count}
 
 
@@ -56,12 +57,14 @@ class _Rejects:
         self._path, self._skips = path, on_bad == "skip"
         self.count = 0
         self.faults: list[Fault] = []
+        self.first = ""  # said of the first that was skipped
 
     def add(self, faults: list[Fault], row: object) -> None:
         """Take a row; raises SampleError where so many are wrong that more would only fill the screen."""
         self.count += 1
         if self._skips:
             reasons = [str(fault) for fault in faults]
+            self.first = self.first or f"every row is bad; the first: {faults[0].what}"
             line = json.dumps({"reasons": reasons, "row": row}, ensure_ascii=False, default=repr)
             with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(line + "\n")
@@ -77,8 +80,8 @@ class _Rejects:
 
     def _told(self, more: str) -> list[Fault]:
         step = 'on_bad = "skip" in the dataset\'s table counts such rows and leaves them out'
-        where = self.faults[0].where.partition(":")[0]
-        return [*self.faults, Fault(where, f"{self.count} bad row{'s' if self.count > 1 else ''} {more}", next_step=step)]
+        rows = "1 bad row" if self.count == 1 else f"{self.count} bad rows"
+        return [*self.faults, Fault(self.faults[0].where, f"{rows} {more}", next_step=step)]
 
 
 class _Made:
@@ -95,16 +98,21 @@ class _Made:
         made = self._plugins.generator(generator)
         if isinstance(parameters, Mapping):
             parameters = self._plugins.with_defaults(generator, parameters)
-        return made.samples(parameters, self._context)
+        given = made.samples(parameters, self._context)
+        if not isinstance(given, Iterable):
+            what = f"{generator}: its method samples gives {type(given).__name__}"
+            raise PluginError(Fault(self._where, what, expected="samples one by one, by yield"))
+        return iter(given)
 
     def code(self, generator: str) -> list[Path]:
         """Give the code files of a generator and of those that it uses."""
         used = self._plugins.used(generator, self._job.parameters["parameters"])
         return [file for name, _ in used for file in self._plugins.get(DATASETS, name).code()]
 
-    def bad(self, _place: str, faults: list[Fault], row: object) -> None:
+    def bad(self, place: str, faults: list[Fault], row: object) -> None:
         """Take a sample that is none."""
-        self.rejects.add(faults, row)
+        number = place.removeprefix(f"{self._where}: ")
+        self.rejects.add([replace(fault, where=self._where, what=f"{number}: {fault.what}") for fault in faults], row)
 
     @cached_property
     def _context(self) -> Context:

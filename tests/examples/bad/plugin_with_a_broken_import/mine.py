@@ -1,0 +1,7 @@
+"""A generator that needs what is not there."""
+
+import no_such_library
+
+
+class Mine:
+    pass

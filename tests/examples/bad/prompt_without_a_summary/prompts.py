@@ -1,0 +1,3 @@
+"""A prompt template without a summary."""
+
+mine = {"instruction": "{input}"}
