@@ -13,13 +13,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tunemake import __version__, models
-from tunemake.artifacts import Made, commit, read_record
+from tunemake.artifacts import RECORD, Made, commit, elsewhere, read_record
+from tunemake.digests import sha256_of_file
 from tunemake.engines import xtuner
 from tunemake.faults import Fault, InputError, StageError, StoppedError
 from tunemake.graph import Need, Stage
 from tunemake.plugins import Plugins, installed_version
 from tunemake.process import Event, run_stage
 from tunemake.project import Project
+from tunemake.remote_store import RemoteStore
 from tunemake.shares import Share, share
 from tunemake.stages import Job
 from tunemake.staleness import Decides, reasons
@@ -73,6 +75,8 @@ class Builder:
         self.root = self.project.root
         self.projects = {project.variant.name: project for project in projects}
         self.stages = {stage.name: stage for stage in made}
+        told = self.project.store
+        self.remote = RemoteStore(told["url"], checkpoints=told["checkpoints"]) if "url" in told else None
 
     def state(self, name: str) -> State:
         """Compare what is there with what the project asks for; raises InputError where an input is missing."""
@@ -110,17 +114,55 @@ class Builder:
         def wait(process: str) -> None:
             watch({"say": f"waiting for another build, process {process}, which makes the same"})
 
-        seconds = None
+        seconds, lacking = None, list[str]()
         with self.store.lock(state.decides, wait) as lock:
-            if anew or self.store.is_forgotten(stage.link) or not self._found(stage, state.decides):
-                seconds = self._make(stage, state, lock, watch)
-            for link in stage.links:
+            if anew or self.store.is_forgotten(stage.link) or not self._found(stage, state.decides, watch):
+                lacking = self._lacking(stage, watch)
+                seconds = None if lacking else self._make(stage, state, lock, watch)
+            for link in () if lacking else stage.links:
                 self.store.show(link, state.decides)
+        if lacking:
+            for name in lacking:
+                watch({"say": f"{name} was made elsewhere, and {stage.name} reads what of it is not here: made here"})
+                self._make_once(self.stages[name], anew=True, watch=watch)
+            return self._make_once(stage, anew=anew, watch=watch)
+        if seconds is not None and self.remote is not None:
+            self.remote.send(self.store.entry(state.decides), watch)
         self.store.digests.save()
         return seconds
 
-    def _found(self, stage: Stage, decides: Decides) -> bool:
-        return self.store.holds(decides) or self.store.adopts(stage.link, decides)
+    def _found(self, stage: Stage, decides: Decides, watch: Callable[[Event], None]) -> bool:
+        if self.store.holds(decides) or self.store.adopts(stage.link, decides):
+            return True
+        if self.remote is None:
+            return False
+        left = self.remote.fetch(decides, stage.outputs, self.store.draft(decides), watch)
+        if left is None:
+            return False
+        self._tell_kept(stage, self.store.set_aside(decides), watch)
+        if found := self.store.takes(decides, left):
+            files = f"{len(left)} file{'s' * (len(left) != 1)} not fetched"
+            watch({"say": f"{stage.name}: made elsewhere, {files if left else 'fetched from ' + self.remote.url}"})
+        return found
+
+    def _lacking(self, stage: Stage, watch: Callable[[Event], None]) -> list[str]:
+        """Name the stages whose files this one must read, and that were fetched without them.
+
+        Those of this machine's own making are fetched now. Others are not: a checkpoint of a stranger is never read.
+        """
+        lacking = []
+        for need in stage.needs.values():
+            entry = (self.root / self.stages[need.stage].link).resolve()
+            names = [name for name in elsewhere(entry) if need.takes(name) and not (entry / name).exists()]
+            if names and not (self.remote and self._made_here(entry) and self.remote.complete(entry, names, watch)):
+                lacking.append(need.stage)
+        return lacking
+
+    def _made_here(self, entry: Path) -> bool:
+        log = self.store.build / "log.jsonl"
+        lines = log.read_text("utf-8").splitlines() if log.exists() else []
+        digest = sha256_of_file(entry / RECORD)
+        return any(json.loads(line).get("record") == digest for line in lines)
 
     def _make(self, stage: Stage, state: State, lock: int, watch: Callable[[Event], None]) -> float:
         decides = state.decides
@@ -144,11 +186,15 @@ class Builder:
         except OSError as error:
             fault = Fault(stage.name, f"cannot be put in place: {error.strerror}", got=str(error.filename or work))
             raise StageError(fault) from error
+        self._tell_kept(stage, kept, watch)
+        self._log(stage, decides, made)
+        return made.seconds
+
+    @staticmethod
+    def _tell_kept(stage: Stage, kept: Mapping[str, Path], watch: Callable[[Event], None]) -> None:
         for name, place in kept.items():
             watch({"say": f"{stage.link}/{name} was changed by hand; the change is kept as {place}, "
                           "and a lasting one belongs in project.toml or templates/"})  # fmt: skip
-        self._log(stage, decides, made)
-        return made.seconds
 
     def _share(self, stage: Stage, watch: Callable[[Event], None]) -> AbstractContextManager[Share]:
         """Take a GPU for what runs a model, and a share of the threads."""
@@ -165,7 +211,8 @@ class Builder:
             raise StageError(told)
 
     def _log(self, stage: Stage, decides: Decides, made: Made) -> None:
-        line = {"stage": stage.name, "artifact": decides.folder_name, "started": made.started, "seconds": made.seconds}
+        line = {"stage": stage.name, "artifact": decides.folder_name, "started": made.started, "seconds": made.seconds,
+                "record": sha256_of_file(self.store.entry(decides) / RECORD)}  # fmt: skip
         with (self.store.build / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 

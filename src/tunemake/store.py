@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import time
@@ -12,7 +13,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from tunemake.artifacts import changed_outputs, point, read_record, recover
+from tunemake.artifacts import ELSEWHERE, changed_outputs, point, read_record, recover
 from tunemake.digests import DIGESTS, Digests, sha256_of_bytes
 from tunemake.faults import Fault, InputError
 from tunemake.staleness import Decides
@@ -66,9 +67,22 @@ class Store:
         record = read_record(shown)
         if record is None or record["fingerprint"] != decides.fingerprint or shown == self.entry(decides).resolve():
             return False
-        draft = self.works / f"{decides.folder_name}.fetched"
-        shutil.rmtree(draft, ignore_errors=True)
-        shutil.copytree(shown, draft, symlinks=True)
+        shutil.rmtree(self.draft(decides), ignore_errors=True)
+        shutil.copytree(shown, self.draft(decides), symlinks=True)
+        return self.takes(decides)
+
+    def draft(self, decides: Decides) -> Path:
+        """Give the folder that an artifact made elsewhere is fetched into."""
+        return self.works / f"{decides.folder_name}.fetched"
+
+    def takes(self, decides: Decides, left: Iterable[str] | None = None) -> bool:
+        """Put a fetched artifact in its place, if it is whole; say whether it is.
+
+        left: names of recorded files that stay elsewhere.
+        """
+        draft = self.draft(decides)
+        if left is not None:
+            (draft / ELSEWHERE).write_text(json.dumps(list(left)), "utf-8")
         return recover(draft, self.entry(decides), decides.fingerprint, self.digests)
 
     def forget(self, link: str) -> None:
