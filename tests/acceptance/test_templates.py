@@ -30,7 +30,8 @@ def test_a_config_of_xtuner_s_trains_here_with_the_declared_values(project, name
     lines = [json.loads(line) for line in (project.root / "build/default/train/metrics.jsonl").read_text().splitlines()]
     assert [line["iteration"] for line in lines] == [1, 2, 3, 4]
     assert lines[0]["lr"] == pytest.approx(1e-3)
-    answers = [json.loads(line) for line in (project.root / "build/default/train/answers.jsonl").open(encoding="utf-8")]
+    told = (project.root / "build/default/train/answers.jsonl").read_text("utf-8")
+    answers = [json.loads(line) for line in told.splitlines()]
     assert [(line["iteration"], line["prompt"]) for line in answers] == [
         (4, "请给我介绍五个上海的景点"), (4, "Please tell me five scenic spots in Shanghai"),
     ]  # fmt: skip
