@@ -126,24 +126,24 @@ def tools(dvc: str, snakemake: str, make: str) -> list[Tool]:
         Tunemake(
             "tunemake", [python, "-m", "doit", "data"], [python, "-c", "import tunemake as t; print(t.__version__)"],
             ("build/default/datasets/one/samples.jsonl", "build/default/data/train.json"),
-            ("project.toml", 'mark = "!"', 'mark = "?"'), ("lines.py", ".upper()", ".lower()"),
+            ("project.toml", 'mark = "!"', 'mark = "+"'), ("lines.py", ".upper()", ".lower()"),
             (".doit.db*", "build/.cache/digests.json", "build/.cache/checked/*"), environment=ours,
         ),
         Tool(
-            "make", [make], [make, "--version"], parameter=("params.mk", "!", "?"),
+            "make", [make], [make, "--version"], parameter=("params.mk", "!", "+"),
             action=("Makefile", "upper", "lower"),
         ),
         Tool(
             "doit", [python, "-m", "doit"], [python, "-c", "import doit; print(doit.__version__)"],
-            parameter=("dodo.py", '"!"', '"?"'), action=("dodo.py", "upper src", "lower src"), notes=(".doit.db*",),
+            parameter=("dodo.py", '"!"', '"+"'), action=("dodo.py", "upper src", "lower src"), notes=(".doit.db*",),
         ),
         Tool(
-            "dvc", [dvc, "repro"], [dvc, "--version"], parameter=("params.yaml", "!", "?"),
+            "dvc", [dvc, "repro"], [dvc, "--version"], parameter=("params.yaml", "!", "+"),
             action=("dvc.yaml", "upper", "lower"), notes=("dvc.lock", ".dvc/tmp/**/*.db*"),
             prepare=([dvc, "init", "--no-scm"],), environment={"DVC_NO_ANALYTICS": "1"},
         ),
         Tool(
-            "snakemake", [snakemake, "--cores", "1", "c"], [snakemake, "--version"], parameter=("Snakefile", "!", "?"),
+            "snakemake", [snakemake, "--cores", "1", "c"], [snakemake, "--version"], parameter=("Snakefile", "!", "+"),
             action=("Snakefile", "upper", "lower"), notes=(".snakemake/metadata/*",), environment=snake_home,
         ),
     ]  # fmt: skip

@@ -24,6 +24,7 @@ from chain_tools import SOURCE, tools
 FAULTS: dict[str, Fault] = {}
 _SMALL_DISK = "size=2m"
 _FILLED = 1 << 16
+_DYING_SECONDS = 0.1
 
 
 def fault(title: str) -> Callable[[Fault], Fault]:
@@ -160,7 +161,7 @@ def edited_meanwhile(lab: Lab) -> str:
 def parameter(lab: Lab) -> str:
     """Change it in the tool's own way."""
     lab.built()
-    lab.replace(lab.tool.parameter, mark="?")
+    lab.replace(lab.tool.parameter, mark="+")
     return verdict(lab, "bc", unseen="unnoticed")
 
 
@@ -184,6 +185,7 @@ def _ended(number: int, *, group: bool) -> Fault:
     def made(lab: Lab) -> str:
         process = lab.start_until("b")
         lab.end(process, number, group=group)
+        time.sleep(_DYING_SECONDS)
         if not lab.no_process_left():
             lab.told.append("a process goes on")
         return verdict(lab, "bc")
