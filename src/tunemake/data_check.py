@@ -66,7 +66,7 @@ class DataCheck:
             self._mix()
         if count := self._count():
             data.statistics = measure(data.samples(), count, words, texts)
-            data.findings += data_findings(data.statistics)
+            data.findings += data_findings(data.statistics, whole=data.file is not None)
         return data
 
     def _dataset(self, dataset: Dataset) -> Path | None:
@@ -84,7 +84,7 @@ class DataCheck:
         facts = self._facts(stage)
         self.data.datasets[dataset.name] = {key: facts.get(key, 0) for key in ("samples", "unique", "rejected")}
         if rejected := facts.get("rejected", 0):
-            what = f"{rejected:,} rows gave no sample and are left out"
+            what = f"rows that gave no sample, and are left out: {rejected:,}"
             self._find("warning", "rejected", Fault(name, what, next_step=f"see {stage.link}/{REJECTS}"))
         return self._builder.root / stage.link / SAMPLES
 

@@ -13,9 +13,10 @@ from tunemake.training_length import TrainingLength
 _SHOWN = 40
 
 
-def data_findings(found: Statistics) -> Iterator[Finding]:
-    """Give what the statistics of the training samples show."""
-    yield from _repeated(found)
+def data_findings(found: Statistics, *, whole: bool) -> Iterator[Finding]:
+    """Give what the statistics of the training samples show. whole: no other data will be there."""
+    if whole:
+        yield from _repeated(found)
     if found.tokens is not None:
         yield from _cut(found, found.tokens)
     for word, (count, first) in found.marked.items():
@@ -26,10 +27,7 @@ def data_findings(found: Statistics) -> Iterator[Finding]:
 
 def length_findings(length: TrainingLength, samples: int, train: Mapping[str, Any]) -> Iterator[Finding]:
     """Give what is wrong with how long the training is. samples: how many there are."""
-    if not length.rows:
-        fault = Fault("train", "no step can be made: nothing is left to train on", "at least 1 step", "0")
-        yield Finding("error", "no_steps", fault)
-    elif length.epochs < 1:
+    if length.rows and length.epochs < 1:
         seen = min(samples, round(samples * length.epochs))
         what = f"{train['steps']} steps end before all samples were seen once"
         step = f"about {seen} of {samples} are trained on; {_steps_of_one_pass(length)} steps see all"
@@ -57,7 +55,7 @@ def _repeated(found: Statistics) -> Iterator[Finding]:
         yield Finding("warning", "one_answer", Fault("data", what, next_step=step))
     elif found.unique < found.measured:
         again = found.measured - found.unique
-        what = f"{_of(again, found)} repeat another; the commonest is there {times:,} times"
+        what = f"repeat another sample: {_of(again, found)}; the commonest is there {times:,} times"
         severity = "warning" if again * 2 > found.measured else "note"
         told = Fault("data", what, got=f'its answer "{shown}"', next_step="what is repeated weighs more")
         yield Finding("warning" if severity == "warning" else "note", "duplicates", told)
@@ -66,25 +64,25 @@ def _repeated(found: Statistics) -> Iterator[Finding]:
 def _cut(found: Statistics, tokens: Tokens) -> Iterator[Finding]:
     longest = tokens.quantiles()["longest"]
     if tokens.unanswered == found.measured:
-        what = f"the answers of all samples lie wholly beyond {tokens.max_length} tokens: there is nothing to train on"
+        what = f"the answers of all samples lie wholly beyond {tokens.max_length} tokens: no step can be made"
         fault = Fault(
             "data.max_length", what, f"more than {tokens.max_length}", next_step=f"the longest has {longest:,}"
         )
         yield Finding("error", "all_answers_cut", fault)
         return
     if tokens.unanswered:
-        what = f"{_of(tokens.unanswered, found)} have their answers wholly beyond {tokens.max_length} tokens"
+        what = f"answers lie wholly beyond {tokens.max_length:,} tokens: {_of(tokens.unanswered, found)}"
         fault = Fault("data.max_length", what, next_step="XTuner leaves them out of the training")
         yield Finding("warning", "answers_cut", fault)
     if tokens.cut_samples:
-        what = f"{_of(tokens.cut_samples, found)} are longer than {tokens.max_length} tokens and cut"
+        what = f"cut at {tokens.max_length:,} tokens: {_of(tokens.cut_samples, found)}"
         lost = f"{tokens.cut_tokens:,} tokens are lost ({tokens.cut_tokens / tokens.total:.1%})"
         step = f"{lost}; the longest has {longest:,}"
         yield Finding("warning", "cut", Fault("data.max_length", what, next_step=step))
 
 
 def _of(count: int, found: Statistics) -> str:
-    told = f"{count:,} of {found.measured:,} samples"
+    told = f"{count:,} of {found.measured:,} samples" if count < found.measured else f"all {count:,} samples"
     return told if found.measured == found.samples else f"{told} looked at ({found.samples:,} in all)"
 
 

@@ -173,12 +173,12 @@ def _key(sample: Sample) -> int:
 def _script_of(text: str) -> str:
     """Name the script that most letters of a text have."""
     if text.isascii():
-        return "Latin" if any(map(str.isalpha, text)) else "none"
+        return "Latin" if any(map(str.isalpha, text)) else "no letters"
     letters: Counter[str] = Counter()
     for letter, count in Counter(text).items():
         if letter.isalpha():
             letters[_script(letter)] += count
-    return letters.most_common(1)[0][0] if letters else "none"
+    return letters.most_common(1)[0][0] if letters else "no letters"
 
 
 @cache

@@ -56,14 +56,17 @@ def _variant(checked: Checked) -> dict[str, Any]:
 
 
 def _text(found: Sequence[Checked], findings: Sequence[Finding]) -> Iterator[str]:
-    sections: dict[str, list[str]] = {}
-    for checked in found:
-        if checked.variant:
-            sections.setdefault("\n".join(_section(checked)), []).append(checked.variant)
-    for section, variants in sections.items():
-        if len(found) > 1:
-            yield f"{', '.join(variants)}:"
-        yield section
+    sections = {checked.variant: list(_section(checked)) for checked in found if checked.variant}
+    shared = [line for line in next(iter(sections.values()), []) if all(line in lines for lines in sections.values())]
+    yield from shared
+    own: dict[tuple[str, ...], list[str]] = {}
+    for variant, lines in sections.items():
+        own.setdefault(tuple(line for line in lines if line not in shared), []).append(variant)
+    for lines, variants in own.items():
+        if lines:
+            yield f"\n{', '.join(variants)}:"
+            yield from lines
+    if sections:
         yield ""
     yield from map(str, findings)
     if findings:
@@ -82,30 +85,30 @@ def _section(checked: Checked) -> Iterator[str]:
     if checked.length is not None:
         length = checked.length
         told = f"{length.steps:,} steps, {length.iterations:,} iterations"
-        yield f"training  {told}, {length.epochs:g} times over {length.rows:,} rows, on one device"
+        yield f"training  {told}: {length.rows:,} rows × {length.epochs:g} epochs, on one device"
     if checked.writes:
-        parts = ", ".join(f"{name} {size(part)}" for name, part in checked.writes.items())
+        parts = ", ".join(f"{name} {size(part)}" for name, part in checked.writes.items() if part)
         yield f"disk      about {size(sum(checked.writes.values()))} to be written ({parts}); {size(checked.free)} free"
 
 
 def _counts(counts: dict[str, int]) -> str:
     left = f", {counts['rejected']:,} rows left out" if counts["rejected"] else ""
-    return f"{counts['samples']:,} samples, {counts['unique']:,} unlike{left}"
+    return f"{counts['samples']:,} samples, {counts['unique']:,} unique{left}"
 
 
 def _data(found: Statistics, held_out: int, *, whole: bool) -> Iterator[str]:
+    unique = f"{found.unique:,} unique, {found.unique_answers:,} unique answers"
     kind = f"{found.samples:,} to train on, {held_out:,} held out" if whole else f"{found.samples:,} made so far"
-    looked = "" if found.measured == found.samples else f"; of {found.measured:,} of them, evenly spread:"
-    yield f"samples   {kind}{looked}"
+    looked = "" if found.measured == found.samples else f" of {found.measured:,} of them, evenly spread, as all below"
+    yield f"samples   {kind}; {unique}{looked}"
     turns = ", ".join(f"{number:,} {role}" for role, number in sorted(found.turns.items()))
     scripts = ", ".join(f"{script} {number:,}" for script, number in found.scripts.most_common())
-    unlike = f"{found.unique:,} unlike, {found.unique_answers:,} unlike answers"
-    yield f"          {unlike}; turns: {turns}; script: {scripts}"
+    yield f"turns     {turns}; samples by script: {scripts}"
     if found.tokens is not None:
         tokens = found.tokens
         lengths = ", ".join(f"{name} {number:,}" for name, number in tokens.quantiles().items())
-        yield f"tokens    {tokens.total:,}, of which {tokens.kept:,} are trained ({tokens.kept / tokens.total:.0%})"
-        yield f"          in a sample: {lengths}; cut at {tokens.max_length:,}"
+        yield f"tokens    {tokens.total:,}, {tokens.kept:,} of them trained ({tokens.kept / tokens.total:.0%})"
+        yield f"lengths   {lengths} tokens; cut at {tokens.max_length:,}"
 
 
 class Check(Command):  # type: ignore[misc]
