@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tunemake import __version__
 from tunemake.faults import InputError, TunemakeError
@@ -75,8 +76,24 @@ def _parser() -> argparse.ArgumentParser:
     compare = commands.add_parser("compare", help="the variants side by side: scores, loss, time, size")
     compare.add_argument("--json", action="store_true", help="for machines")
     compare.set_defaults(run=_compare)
+    _store_commands(commands)
     commands.add_parser("xtuner", help="XTuner's own tools with cures: train, pth_to_hf, merge, …")
     return parser
+
+
+def _store_commands(commands: Any) -> None:
+    store = commands.add_parser(
+        "store", help="artifacts: list them, verify each file, or send them to the shared store"
+    )
+    store.add_argument("what", choices=["list", "verify", "send"])
+    store.add_argument("--json", action="store_true", help="the list for machines")
+    store.set_defaults(run=_store)
+    gc = commands.add_parser("gc", help="remove artifacts that nothing shown needs, and what builds left behind")
+    gc.add_argument("--older-than", metavar="AGE", help="only what is older: 30d, 12h, 2w")
+    gc.add_argument("--keep-size", metavar="SIZE", help="only until the artifacts take no more than this: 20GB")
+    gc.add_argument("--work", action="store_true", help="killed trainings too, which a build would go on with")
+    gc.add_argument("--dry-run", action="store_true", help="say what would go, and remove nothing")
+    gc.set_defaults(run=_gc)
 
 
 def _positive(text: str) -> int:
@@ -120,6 +137,30 @@ def _build(options: argparse.Namespace) -> int:
     from tunemake.commands.build import build
 
     return build(options.stages)
+
+
+def _store(options: argparse.Namespace) -> int:
+    from tunemake.commands import store
+
+    if options.what == "list":
+        print(store.listed(Path.cwd(), machine=options.json))
+        return 0
+    if options.what == "send":
+        for line in store.sent(Path.cwd()):
+            print(line, flush=True)
+        return 0
+    lines, whole = store.verified(Path.cwd())
+    print(*lines, sep="\n")
+    return 0 if whole else 1
+
+
+def _gc(options: argparse.Namespace) -> int:
+    from tunemake.commands import store
+
+    rules = store.rules(options.older_than, options.keep_size, work=options.work, dry_run=options.dry_run)
+    for line in store.cleared(Path.cwd(), rules):
+        print(line)
+    return 0
 
 
 def _configs(options: argparse.Namespace) -> int:

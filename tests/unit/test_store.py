@@ -41,7 +41,8 @@ def memory():
 
 
 @pytest.fixture(params=["memory", "file"])
-def url(request, tmp_path, memory):
+def url(request, tmp_path):
+    request.getfixturevalue("memory")
     return "memory://team/models" if request.param == "memory" else f"file://{tmp_path}/team/models"
 
 
@@ -123,8 +124,7 @@ def test_base_and_config_are_recorded_there_and_never_fetched(tmp_path, memory):
 
 
 def blob(memory, content):
-    name = next(name for name in memory.store if name.endswith(hashlib.sha256(content).hexdigest()))
-    return name
+    return next(name for name in memory.store if name.endswith(hashlib.sha256(content).hexdigest()))
 
 
 @pytest.mark.parametrize("damage", [b"wEights", b"weights and more", b"", None])
@@ -151,8 +151,8 @@ def lying(tmp_path, **changes):
 
 OUTPUT = {"size": 1, "sha256": "0" * 64}
 NAMES = [
-    "/etc/passwd", "../x", "a/../../x", "a//b", "./a", ".job.json", "a/.b/c", "a\\b", "C:a", "", "a\n", "a\x1b[2J", "x" * 300,
-    "artifact.json",
+    "/etc/passwd", "../x", "a/../../x", "a//b", "./a", ".job.json", "a/.b/c", "a\\b", "C:a", "", "a\n", "a\x1b[2J",
+    "x" * 300, "artifact.json",
 ]  # fmt: skip
 LIES = [
     *({"outputs": {name: OUTPUT}} for name in NAMES),
@@ -195,8 +195,8 @@ def test_a_refused_record_leaves_nothing_behind(tmp_path, memory):
     memory.pipe_file(record, lying(tmp_path, outputs={"../../../../out": OUTPUT}))
     store, left, told = fetch("memory://team/models", tmp_path)
     assert left is None
-    assert told == [f"memory://team/models: {ADAPTER.folder_name} is not taken: its record names a file "
-                    "'../../../../out'; it is made here"]  # fmt: skip
+    lie = "its record names a file '../../../../out'"
+    assert told == [f"memory://team/models: {ADAPTER.folder_name} is not taken: {lie}; it is made here"]
     assert not store.entry(ADAPTER).exists()
 
 
@@ -260,9 +260,12 @@ def test_a_lock_file_that_was_swept_away_is_no_lock(tmp_path):
 
     with path.open("a+") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with locked(path, fcntl.LOCK_EX, sweep), pytest.raises(BlockingIOError):
-            with locked(path, fcntl.LOCK_SH | fcntl.LOCK_NB):
-                pass
+        with (
+            locked(path, fcntl.LOCK_EX, sweep),
+            pytest.raises(BlockingIOError),
+            locked(path, fcntl.LOCK_SH | fcntl.LOCK_NB),
+        ):
+            pass
     assert waited == ["?"]
 
 
