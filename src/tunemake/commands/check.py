@@ -11,7 +11,7 @@ from doit.cmd_base import Command
 
 from tunemake.checking import Checked, check_builder
 from tunemake.data_statistics import Statistics
-from tunemake.faults import InputError, ProjectError
+from tunemake.faults import InputError, TunemakeError
 from tunemake.findings import Finding, errors, in_order, verdict
 from tunemake.loading import load_builder
 from tunemake.machine import size
@@ -27,7 +27,7 @@ def check(root: Path, *, machine: bool) -> tuple[str, int]:
     """
     try:
         found = check_builder(load_builder(root), Watch)
-    except ProjectError as error:
+    except InputError as error:
         found = [Checked("", findings=errors("project", error.faults))]
     findings = in_order(dict.fromkeys(finding for checked in found for finding in checked.findings))
     failed = any(finding.severity == "error" for finding in findings)
@@ -62,10 +62,10 @@ def _text(found: Sequence[Checked], findings: Sequence[Finding]) -> Iterator[str
     own: dict[tuple[str, ...], list[str]] = {}
     for variant, lines in sections.items():
         own.setdefault(tuple(line for line in lines if line not in shared), []).append(variant)
-    for lines, variants in own.items():
-        if lines:
+    for rest, variants in own.items():
+        if rest:
             yield f"\n{', '.join(variants)}:"
-            yield from lines
+            yield from rest
     if sections:
         yield ""
     yield from map(str, findings)
@@ -122,6 +122,9 @@ class Check(Command):  # type: ignore[misc]
 
     def execute(self, opt_values: Any, pos_args: Any) -> int:  # noqa: ARG002 - doit's
         """Print what was found."""
-        text, code = check(Path.cwd(), machine=opt_values["json"])
+        try:
+            text, code = check(Path.cwd(), machine=opt_values["json"])
+        except TunemakeError as error:  # interrupted, that is
+            text, code = str(error), error.exit_code
         print(text)  # noqa: T201 - a doit command prints
         return code
