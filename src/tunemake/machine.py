@@ -23,7 +23,8 @@ def cuda_devices(environment: Mapping[str, str]) -> int | None:
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in {"", "-1"}:
         return 0
-    found = len(list(_DRIVER.iterdir())) if _DRIVER.is_dir() else _asked()
+    listed = len(list(_DRIVER.iterdir())) if _DRIVER.is_dir() else 0
+    found = listed or len(list(Path("/dev").glob("nvidia[0-9]*"))) or _asked()
     if not found and any(path.exists() for path in _OTHER_WAYS):
         return None
     return min(found, len(visible.split(","))) if visible is not None else found

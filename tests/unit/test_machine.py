@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from tunemake.machine import cuda_devices, gpu_findings, room_findings, size
@@ -6,6 +8,14 @@ from tunemake.machine import cuda_devices, gpu_findings, room_findings, size
 def test_hidden_devices_are_none():
     assert cuda_devices({"CUDA_VISIBLE_DEVICES": ""}) == 0
     assert cuda_devices({"CUDA_VISIBLE_DEVICES": "-1"}) == 0
+
+
+@pytest.mark.gpu
+def test_devices_are_those_that_torch_sees():
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")
+    assert cuda_devices(os.environ) == torch.cuda.device_count()
 
 
 def test_a_training_on_the_cpu_asks_for_no_gpu():
