@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -88,6 +89,9 @@ class Plugins:
 
     def __init__(self, root: Path, files: Iterable[str], digests: Digests) -> None:
         self._root, self._files, self._digests = root, tuple(files), digests
+        home = str(root.resolve())
+        if self._files and home not in sys.path:
+            sys.path.insert(0, home)  # files of the project import each other, whichever command runs
 
     @cached_property
     def _found(self) -> dict[str, dict[str, list[Plugin]]]:

@@ -61,7 +61,8 @@ def show_plugin(root: Path, name: str, *, machine: bool) -> Listing:
     if not groups:
         known = [_name(plugin, plugins) for plugin in _sorted(plugins)]
         step = did_you_mean(name, known) or "tunemake plugins lists them"
-        raise PluginError(Fault(name, "no such dataset generator or prompt template", next_step=step))
+        unknown = Fault(name, "no such dataset generator or prompt template", next_step=step)
+        raise PluginError([*listing.faults, unknown])
     shown = [_generator(plugins, name) if group == DATASETS else _template(plugins, name) for group in groups]
     listing.lines = [_json(shown)] if machine else [line for one in shown for line in _shown(one)]
     return listing
@@ -83,7 +84,7 @@ def _at_hand(root: Path, listing: Listing) -> tuple[list[Project], Plugins]:
             listing.faults.append(Fault(file, "no such file"))
             continue
         try:
-            Plugins(root, [], digests).import_own(file)
+            Plugins(root, [file], digests).import_own(file)
             whole.append(file)
         except InputError as error:
             listing.faults += error.faults

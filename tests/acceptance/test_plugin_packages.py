@@ -157,6 +157,15 @@ def test_a_broken_file_of_the_project_is_told_beside_the_list(project):
     assert "  csv_qa " in listed.out
 
 
+def test_files_of_the_project_may_import_each_other(project):
+    project.write("words/__init__.py", "SUMMARY = 'from another file'\n")
+    project.write("mine.py", "from words import SUMMARY\n" + OWN.replace('"the project\'s own"', "SUMMARY"))
+    project.edit("[project]", 'plugins = ["mine.py"]\n[project]')
+    shown = project.run("tunemake", "plugins", "ones_own")
+    assert shown.code == 0, shown.told()
+    assert "  from another file" in shown.out.splitlines()
+
+
 def test_two_plugins_of_one_name_are_listed_as_project_toml_chooses_them(tmp_path, project):
     for name in ("one", "two"):
         install(tmp_path, name, f"stranger_{name}", OWN, f"[tunemake.datasets]\nsame = stranger_{name}:OnesOwn\n")
