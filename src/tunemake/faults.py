@@ -13,8 +13,11 @@ TunemakeError            one or more faults, told together
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class Fault:
             text += f", got {self.got}" if self.expected is not None else f"; got {self.got}"
         if self.next_step is not None:
             text += f"; {self.next_step}"
-        return text
+        # One line, whatever a key, a file's name or a stranger's exception holds; nothing that steers a terminal.
+        return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 class TunemakeError(Exception):

@@ -11,6 +11,10 @@ def test_parts_that_are_not_known_are_left_out():
     assert str(Fault("data", "no samples", got="0")) == "data: no samples; got 0"
 
 
+def test_what_a_user_wrote_breaks_no_line_and_steers_no_terminal():
+    assert str(Fault("a\nb", "no \x1b[31m file", got="\ud800\u2028小")) == r"a\nb: no \x1b[31m file; got \ud800\u2028小"
+
+
 def test_all_faults_are_told_together():
     error = InputError([Fault("a", "x"), Fault("b", "y")])
     assert str(error) == "a: x\nb: y"
