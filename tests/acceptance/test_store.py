@@ -1,6 +1,7 @@
 """Artifacts shared between folders and machines: a real training here, its model there without torch."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -74,7 +75,8 @@ def teammate(tmp_path, tiny_llama):
 
 
 def without_torch(project: TinyProject, server: Server) -> dict[str, str]:
-    return {**server.environment, "PYTHONPATH": str(project.root.parents[1] / "no-torch")}
+    paths = [str(project.root.parents[1] / "no-torch"), os.environ.get("PYTHONPATH", "")]
+    return {**server.environment, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def model(project: TinyProject) -> dict[str, bytes]:
