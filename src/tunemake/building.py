@@ -16,6 +16,7 @@ from tunemake import __version__, models
 from tunemake.artifacts import RECORD, Made, commit, elsewhere, read_record
 from tunemake.digests import sha256_of_file
 from tunemake.engines import xtuner
+from tunemake.extension import take_over, why_anew
 from tunemake.faults import Fault, InputError, StageError, StoppedError
 from tunemake.graph import Need, Stage
 from tunemake.plugins import Plugins, installed_version
@@ -94,7 +95,10 @@ class Builder:
             return [f"{stage.link}/{flaw}" for flaw in flaws], False
         if flaws == [] and all(self.store.is_shown(link, decides) for link in stage.links):
             return [], True
-        told = reasons(self.store.record(stage.link), decides, stage.titles)
+        before = self.store.record(stage.link)
+        told = reasons(before, decides, stage.titles)
+        if note := why_anew(before, decides):
+            told.append(note)
         return told or ["not built yet" if flaws is None else "its link is gone"], flaws == []
 
     def make(self, name: str, *, anew: bool, watch: Callable[[Event], None]) -> float | None:
@@ -171,6 +175,8 @@ class Builder:
         if not stage.resumes or read_record(work) is not None:
             shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True, exist_ok=True)
+        if stage.resumes and (earlier := take_over(self.store.entry(decides).parent, decides, work)):
+            watch({"say": f"{stage.name}: goes on from {earlier}"})
         job = Job(self.root, work, stage.parameters, stage.runtime, state.taken.inputs)
         started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
         try:

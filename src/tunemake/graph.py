@@ -19,7 +19,7 @@ from tunemake.variants import DEFAULT
 
 # Raise a stage's version when it makes other content of the same inputs: every project then makes it anew.
 VERSIONS = {
-    "base": 1, "dataset": 2, "data": 2, "config": 1, "train": 1, "adapter": 1, "merge": 1, "evaluate": 1,
+    "base": 1, "dataset": 2, "data": 2, "config": 2, "train": 1, "adapter": 1, "merge": 1, "evaluate": 1,
 }  # fmt: skip
 
 
@@ -224,7 +224,7 @@ def _config(project: Project, template: Mapping[str, Any], base: Stage, sources:
             # Only a config that has values of its own asks which of ours are meant to replace them.
             "declared": sorted(project.declared) if xtuner.own_values(name) else [],
         },
-        link=_link(project, "config"), outputs=("train.py", "decides.py"),
+        link=_link(project, "config"), outputs=("train.py", "decides.py", "extends.py"),
         needs={"base": Need("base", ("model.json",))}, sources=tuple(sources),
         titles={"seed": "project.seed", "model": "model.source", "template": "train.template"},
     )  # fmt: skip
@@ -246,7 +246,7 @@ def _train(project: Project, template: Mapping[str, Any]) -> Stage:
     asked = {kind: (project.evaluate or {}).get(kind, []) for kind in ("identity", "unrelated")}
     needs = {
         # The light datasets first, then the config: what can be wrong is told before anything heavy starts.
-        "config": Need("config", ("decides.py",)),
+        "config": Need("config", ("decides.py", "extends.py")),
         "base": _MODEL,
         "data": Need("data", (_train_file(project),)),
     }

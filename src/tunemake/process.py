@@ -17,7 +17,7 @@ from tunemake.project import machine_environment
 from tunemake.shares import Share
 from tunemake.stages import DONE, EVENTS, FAULTS, JOB, LOG, Job
 
-_GRACE_SECONDS = 5.0
+_GRACE_SECONDS = 20.0  # time for a training to save a checkpoint of a large model; all others end at once
 _LOG_LINES = 15
 _SIGNALLED = 128  # exit codes above it stand for signals, as in a shell
 _LONGEST_CAUSE = 300

@@ -9,7 +9,7 @@ from typing import Any
 
 from tunemake.digests import sha256_of_json
 
-_RENDERED = "config/decides.py changed"
+_RENDERED = ("config/decides.py changed", "config/extends.py changed", "config/extends.py is new")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def reasons(before: Mapping[str, Any] | None, now: Decides, titles: Mapping[str,
     ]
     for kind, verb in (("inputs", "changed"), ("sources", "changed"), ("code", "code changed")):
         told += _file_differences(before.get(kind, {}), getattr(now, kind), verb)
-    return [reason for reason in told if reason != _RENDERED] or told
+    return [reason for reason in told if reason not in _RENDERED] or told
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -18,9 +18,9 @@ from tunemake.engines.xtuner_additions import additions
 from tunemake.engines.xtuner_edits import edit_config
 from tunemake.faults import Fault, InputError
 
-CONFIG, DECIDES = "train.py", "decides.py"
+CONFIG, DECIDES, EXTENDS = "train.py", "decides.py", "extends.py"
 METHODS = ("full", "lora", "qlora")
-METRICS, ANSWERS = "metrics.jsonl", "answers.jsonl"
+METRICS, ANSWERS, STOPPED = "metrics.jsonl", "answers.jsonl", ".stopped"
 
 
 def config_template(train: Mapping[str, Any]) -> str:
@@ -132,6 +132,13 @@ def deciding_values(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, **names, **told}
 
 
+def without_length(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the values with the training's length set to one step, whatever it is."""
+    train = {name: value for name, value in values["train"].items() if name not in {"epochs", "steps"}}
+    declared = [name for name in values["declared"] if name not in {"train.epochs", "train.steps"}]
+    return {**values, "train": {**train, "steps": 1}, "declared": declared}
+
+
 def train_command(config: Path, work: Path, resume: Path | None) -> list[str]:
     """Give the command that trains in `work`, from a checkpoint or from the start."""
     command = [sys.executable, "-m", "tunemake.engines.xtuner_process", "train", str(config), "--work-dir", str(work)]
@@ -165,15 +172,20 @@ def newest_whole_checkpoint(folder: Path) -> tuple[Path | None, list[Path]]:
     return None, torn
 
 
-def remove_litter(folder: Path) -> None:
+def remove_litter(folder: Path, last: Path) -> None:
     """Remove what mmengine leaves beside the checkpoints: a copy of the config and a folder of logs a run.
 
-    They repeat the config and the log that are kept, with this machine's paths and times in them.
+    They repeat the config and the log that are kept, with this machine's paths and times in them. Checkpoints that an
+    interrupt saved beside the regular ones go too; last: the one that stays in any case.
     """
     (folder / CONFIG).unlink(missing_ok=True)
     for path in folder.glob("*_*"):
         if re.fullmatch(r"\d{8}_\d{6}", path.name):
             shutil.rmtree(path)
+    stopped = folder / STOPPED
+    for name in stopped.read_text("utf-8").splitlines() if stopped.exists() else []:
+        if name != last.name and re.fullmatch(r"iter_\d+\.pth", name):
+            (folder / name).unlink(missing_ok=True)
 
 
 def _is_whole(checkpoint: Path) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 import resource
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from xtuner.registry import BUILDER
 from tunemake.prompts import bos_of, from_xtuner, ids_of
 
 METRICS, ANSWERS = "metrics.jsonl", "answers.jsonl"
+STOPPED = ".stopped"  # names of checkpoints that StopHook saved, one a line
 
 
 def load_tokenizer(
@@ -89,6 +91,41 @@ class MetricsHook(Hook):  # type: ignore[misc]
             "peak_bytes": _peak_bytes(),
         }
         _append(Path(runner.work_dir) / METRICS, line)
+
+
+class StopHook(Hook):  # type: ignore[misc]
+    """Saves a checkpoint and ends the training when it is told to end (SIGTERM), at the end of the step it is in.
+
+    The checkpoint's iteration is noted, so that one beside the regular ones goes when the training has ended.
+    """
+
+    priority = "LOWEST"  # after CheckpointHook, which may have saved this iteration
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def before_train(self, runner: Any) -> None:
+        """Listen."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return  # ranks would save at different iterations
+        signal.signal(signal.SIGTERM, self._ask)
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """End where it was asked for, and no step is half done."""
+        done = runner.iter + 1
+        if not self._asked or done % runner.optim_wrapper._accumulative_counts:  # noqa: SLF001 - it has no other name
+            return
+        name = f"iter_{done}.pth"
+        if not (Path(runner.work_dir) / name).exists():
+            with (Path(runner.work_dir) / STOPPED).open("a") as file:
+                file.write(f"{name}\n")
+            runner.save_checkpoint(
+                runner.work_dir, name, by_epoch=False, meta={"epoch": runner.epoch, "iter": done},
+            )  # fmt: skip
+        raise SystemExit(128 + signal.SIGTERM)
+
+    def _ask(self, _number: int, _frame: object) -> None:
+        self._asked = True
 
 
 class AnswersHook(Hook):  # type: ignore[misc]

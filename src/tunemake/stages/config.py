@@ -1,4 +1,4 @@
-"""config: a complete XTuner config, and the same with only the values that decide the weights."""
+"""config: a complete XTuner config, and what of it decides the weights: with the training's length, and without."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tunemake.stages import Job
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write work/train.py and work/decides.py.
+    """Write work/train.py, work/decides.py and work/extends.py.
 
     parameters: project, seed, model, model_path, data_path (both relative to the project), trust_remote_code,
     prompt_template, data and train (the tables of project.toml), template (its name), declared (names of the
@@ -27,6 +27,8 @@ def run(job: Job) -> dict[str, Any]:
     (job.work / xtuner.CONFIG).write_text(xtuner.render_config(values, job.root), "utf-8")
     decides = xtuner.render_config(xtuner.deciding_values(values), job.root)
     (job.work / xtuner.DECIDES).write_text(decides, "utf-8")
+    extends = xtuner.render_config(xtuner.without_length(xtuner.deciding_values(values)), job.root)
+    (job.work / xtuner.EXTENDS).write_text(extends, "utf-8")
     return {"engine": "xtuner"}
 
 

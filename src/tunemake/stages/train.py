@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -80,6 +81,8 @@ def _train(job: Job, folder: Path, command: list[str]) -> None:
     ended = threading.Event()
     watcher = threading.Thread(target=_relay, args=(job, ended), daemon=True)
     watcher.start()
+    # The training saves a checkpoint when it is told to end, and this process, which is told too, waits for that.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     code = subprocess.run(command, cwd=folder, check=False).returncode
     ended.set()
     watcher.join()
@@ -97,7 +100,7 @@ def _finish(job: Job) -> dict[str, Any]:
     # XTuner writes the absolute path of the folder it trained in, which is about to move.
     (job.work / LAST).write_text(made[-1].name, "utf-8")
     (job.work / xtuner.ANSWERS).touch()
-    xtuner.remove_litter(job.work)
+    xtuner.remove_litter(job.work, made[-1])
     tokens = sum(line["tokens"] for line in lines)
     return {
         "iterations": lines[-1]["iterations"], "loss": round(lines[-1]["loss"], 4), "tokens": tokens,
