@@ -139,7 +139,8 @@ def set_chat_template(folder: Path, template: Mapping[str, Any], *, trust_remote
 def _end_at(folder: Path, words: list[str]) -> None:
     path, tokens = folder / "generation_config.json", folder / "tokenizer.json"
     generation = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    told = generation.get("eos_token_id")
+    # Without a file of its own, transformers would take the model's from its config.
+    told = generation.get("eos_token_id", read_config(folder).get("eos_token_id"))
     ends = set(told if isinstance(told, list) else [] if told is None else [told])
     if tokens.exists():
         added = json.loads(tokens.read_text("utf-8"))["added_tokens"]
