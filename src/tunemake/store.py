@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from io import TextIOWrapper
 from pathlib import Path
@@ -75,14 +75,14 @@ class Store:
         """Give the folder that an artifact made elsewhere is fetched into."""
         return self.works / f"{decides.folder_name}.fetched"
 
-    def takes(self, decides: Decides, left: Iterable[str] | None = None) -> bool:
+    def takes(self, decides: Decides, left: Sequence[str] = ()) -> bool:
         """Put a fetched artifact in its place, if it is whole; say whether it is.
 
         left: names of recorded files that stay elsewhere.
         """
         draft = self.draft(decides)
-        if left is not None:
-            (draft / ELSEWHERE).write_text(json.dumps(list(left)), "utf-8")
+        if left:
+            (draft / ELSEWHERE).write_text(json.dumps(left), "utf-8")
         return recover(draft, self.entry(decides), decides.fingerprint, self.digests)
 
     def forget(self, link: str) -> None:

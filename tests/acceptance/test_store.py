@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 from moto.server import ThreadedMotoServer
@@ -38,6 +39,11 @@ class Server:
         (found,) = [name for name in self.client().ls("team/models/records") if Path(name).name.startswith(f"{stage}-")]
         return found
 
+    def reset(self) -> None:
+        """Forget what an earlier server of this process held."""
+        request = Request(f"{self.environment['AWS_ENDPOINT_URL']}/moto-api/reset", method="POST")  # noqa: S310 - http
+        urlopen(request).close()  # noqa: S310
+
     def stop(self) -> None:
         self._server.stop()
 
@@ -45,6 +51,7 @@ class Server:
 @pytest.fixture
 def server():
     made = Server()
+    made.reset()
     made.client().mkdir("team")
     yield made
     made.stop()
