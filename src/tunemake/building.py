@@ -111,6 +111,10 @@ class Builder:
         except (InputError, StageError) as error:
             project = self.projects[self.stages[name].variant]
             raise type(error)(project.located(fault) for fault in error.faults) from None
+        except OSError as error:  # a full disk, a read-only folder, a mount that is gone
+            place = f"{error.filename or 'build/'}"
+            step = "what was built before is as it was; mend that and run doit again"
+            raise StageError(Fault(name, f"{error.strerror or error}", got=place, next_step=step)) from error
 
     def _make_once(self, stage: Stage, *, anew: bool, watch: Callable[[Event], None]) -> float | None:
         state = self.state(stage.name)

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,15 +90,25 @@ class Digests:
         self._known |= _read(self._cache)
 
     def save(self) -> None:
-        """Write the cache, if anything new was learnt."""
+        """Write the cache, if anything new was learnt; where that cannot be, the next run hashes again."""
         if not self._changed:
             return
         self._known = {**_read(self._cache), **self._known}
-        self._cache.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._cache.with_name(f"{self._cache.name}.{os.getpid()}")
-        draft.write_text(json.dumps(self._known), "utf-8")
-        draft.replace(self._cache)
-        self._changed = False
+        with suppress(OSError):
+            replace_text(self._cache, json.dumps(self._known))
+            self._changed = False
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all; raises OSError where that cannot be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(text, "utf-8")
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def _stamp(path: Path) -> list[int]:

@@ -7,11 +7,11 @@ since the stage's own check has looked at their content.
 from __future__ import annotations
 
 import json
-import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tunemake.digests import canonical
+from tunemake.digests import canonical, replace_text
 
 
 class StateFile:
@@ -31,10 +31,9 @@ class StateFile:
         text = canonical(self._tasks)
         if text == self._before:
             return
-        draft = self._path.with_name(f"{self._path.name}.{os.getpid()}")
-        draft.write_text(text, "utf-8")
-        draft.replace(self._path)
-        self._before = text
+        with suppress(OSError):  # a full disk, a read-only folder: the notes may be lost
+            replace_text(self._path, text)
+            self._before = text
 
     def set(self, task_id: str, dependency: str, value: Any) -> None:
         """Keep a note; of a stage only whether it is ignored."""

@@ -24,6 +24,14 @@ def load_builder(root: Path) -> Builder:
 
     Raises ProjectError with every fault that project.toml, the files that it names and the plugins show without work.
     """
+    try:
+        return _builder(root)
+    except OSError as error:  # a folder that may not be entered, a name that no file can have
+        name = os.path.relpath(error.filename, root) if error.filename else FILE
+        raise ProjectError(Fault(name, f"cannot be read: {error.strerror}")) from error
+
+
+def _builder(root: Path) -> Builder:
     variants = load_variants(root)
     _raise_all(variants[0], _store(variants[0]))
     store = Store(root, variants[0].store.get("path"))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
@@ -15,7 +15,7 @@ from typing import Any
 
 from tunemake import schema
 from tunemake.contracts import Downloads, Generator, GeneratorError, ReadsFiles, UsesGenerators
-from tunemake.digests import Digests, sha256_of_json
+from tunemake.digests import Digests, replace_text, sha256_of_json
 from tunemake.faults import Fault, PluginError, TunemakeError, did_you_mean
 from tunemake.plugin_files import imported_files, own_generators, own_module, own_prompts, place_in
 
@@ -287,10 +287,8 @@ class Plugins:
 
     @staticmethod
     def _write(mark: Path, text: str) -> None:
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        draft = mark.with_suffix(f".{os.getpid()}")  # another build may remember the same
-        draft.write_text(text, "utf-8")
-        draft.replace(mark)
+        with suppress(OSError):  # a full disk, a read-only folder: then it is checked again each time
+            replace_text(mark, text)
 
 
 def installed_version(distribution: str) -> str | None:

@@ -7,12 +7,14 @@ import hashlib
 import os
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tunemake import schema, shelves
+from tunemake.digests import replace_text
 from tunemake.faults import Fault, ProjectError
 from tunemake.variants import DEFAULT, TABLES, Variant, variants_of
 
@@ -178,11 +180,20 @@ def _check(text: str, made: Iterable[tuple[Variant, Mapping[str, Any]]]) -> None
     found = [
         (variant.place(path), _above(path, fault))
         for variant, values in made
-        for path, fault in schema.schema_faults(values, shape, FILE)
+        for path, fault in [*schema.schema_faults(values, shape, FILE), *_with_nul(values)]
     ]
     if found:
         faults = dict.fromkeys(_placed(found, places(text)))  # once, though several variants have it
         raise ProjectError(sorted(faults, key=lambda fault: (fault.line or 0, fault.column or 0)))
+
+
+def _with_nul(value: Any, at: schema.Path_ = ()) -> Iterator[tuple[schema.Path_, Fault]]:
+    """Tell of texts that hold a NUL character: no path, no command and no prompt can."""
+    if isinstance(value, str) and "\0" in value:
+        yield at, Fault(FILE, f"{schema.dotted(at)}: not allowed", expected="text without NUL characters")
+    inside = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in inside:
+        yield from _with_nul(item, (*at, key))
 
 
 def _above(path: schema.Path_, fault: Fault) -> Fault:
@@ -226,6 +237,5 @@ def _checked_before(root: Path, text: str) -> bool:
 
 
 def _remember_check(root: Path, text: str) -> None:
-    mark = _check_mark(root, text)
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    mark.touch()
+    with suppress(OSError):  # a full disk, a read-only folder: then it is checked again each time
+        replace_text(_check_mark(root, text), "")
