@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import processes_of, wait_for
+from conftest import BIN, processes_of, wait_for
 from tunemake import shelves
 
 pytestmark = pytest.mark.train
@@ -79,3 +79,28 @@ def test_what_needs_a_gpu_says_so_where_there_is_none(built, kind):
     needs = "train.method: qlora" if "qlora" in kind else "train.precision: bfloat16"
     assert f": {needs} needs a CUDA GPU, and none is here; " in done.out
     assert "Traceback" not in done.told()
+
+
+def test_a_file_that_cannot_be_written_is_told_in_a_line_and_what_was_there_stays(built):
+    before = (built.root / "build/default/data/train.json").read_text()
+    built.edit("samples = 24", "samples = 240")
+    done = built.run("bash", "-c", 'ulimit -f 8; exec "$0" data', str(BIN / "doit"))  # 8 KiB a file, as a full disk is
+    assert done.code == 1
+    assert "dataset:identity: " in done.told()
+    assert "File too large" in done.told()
+    assert "Traceback" not in done.told()
+    assert (built.root / "build/default/data/train.json").read_text() == before
+    built.built("data")
+    assert built.record("default/data")["facts"]["train"]["samples"] > 200
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_a_line(project):
+    project.write("build/.work", "a file where a folder must be")
+    done = project.doit("data")
+    assert done.code == 1
+    assert (
+        "dataset:identity: File exists; got " in done.told() or "dataset:identity: Not a directory; got " in done.told()
+    )
+    assert "Traceback" not in done.told()
+    (project.root / "build/.work").unlink()
+    project.built("data")

@@ -8,10 +8,11 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 
-from tunemake.faults import TunemakeError
+from tunemake.faults import Fault, StageError, TunemakeError
 from tunemake.stages import DONE, FAULTS, JOB, Job
 
 
@@ -26,13 +27,22 @@ def main() -> int:
     )  # fmt: skip
     try:
         facts = importlib.import_module(f"tunemake.stages.{stage}").run(job)
-    except TunemakeError as error:
+    except (TunemakeError, OSError) as raised:
+        error = raised if isinstance(raised, TunemakeError) else _told(stage, raised)
+        if error is not raised:
+            traceback.print_exc()  # into the stage's log
         faults = [asdict(fault) for fault in error.faults]
         (work / FAULTS).write_text(json.dumps({"exit_code": error.exit_code, "faults": faults}), "utf-8")
         print(error, file=sys.stderr)  # noqa: T201 - this process's stderr is the stage's log
         return 1
     (work / DONE).write_text(json.dumps(facts or {}), "utf-8")
     return 0
+
+
+def _told(stage: str, error: OSError) -> StageError:
+    """Tell what the system refused: a full disk, a read-only folder, a mount that is gone."""
+    what = error.strerror or str(error)
+    return StageError(Fault(stage, what, got=None if error.filename is None else str(error.filename)))
 
 
 def _end_with_parent() -> None:

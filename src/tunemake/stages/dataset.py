@@ -41,7 +41,10 @@ def run(job: Job) -> dict[str, Any]:
         raise SampleError([*made.rejects.faults, Fault(where, str(error))]) from error
     except Exception as error:  # a stranger's code can raise anything
         traceback.print_exc()  # into the stage's log
-        place = place_in(made.code(asked), error) or asked
+        place = place_in(made.code(asked), error)
+        if place is None and isinstance(error, OSError):
+            raise  # of our own writing: a full disk
+        place = place or asked
         raise PluginError(Fault(where, f"failed at {place}: {type(error).__name__}: {error}")) from error
     made.rejects.end()
     if not tally.samples:
