@@ -162,15 +162,11 @@ class Builder:
         for need in stage.needs.values():
             entry = (self.root / self.stages[need.stage].link).resolve()
             names = [name for name in elsewhere(entry) if need.takes(name) and not (entry / name).exists()]
-            if names and not (self.remote and self._made_here(entry) and self.remote.complete(entry, names, watch)):
+            if names and not (
+                self.remote and self.store.made_here(entry) and self.remote.complete(entry, names, watch)
+            ):
                 lacking.append(need.stage)
         return lacking
-
-    def _made_here(self, entry: Path) -> bool:
-        log = self.store.build / "log.jsonl"
-        lines = log.read_text("utf-8").splitlines() if log.exists() else []
-        digest = sha256_of_file(entry / RECORD)
-        return any(json.loads(line).get("record") == digest for line in lines)
 
     def _make(self, stage: Stage, state: State, lock: int, watch: Callable[[Event], None]) -> float:
         decides = state.decides

@@ -51,7 +51,7 @@ def take_over(entries: Path, now: Decides, work: Path) -> str | None:
         return None
     folder = max(found)[1]
     last = folder / (folder / "last_checkpoint").read_text("utf-8")
-    if not last.is_file():
+    if not last.is_file() or last.parent != folder:
         return None
     try:
         os.link(last, work / last.name)

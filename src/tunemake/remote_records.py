@@ -59,6 +59,17 @@ def checked_outputs(text: bytes, decides: Decides, wanted: Iterable[str]) -> Out
     return outputs
 
 
+def check_last_checkpoint(text: bytes, outputs: Outputs) -> None:
+    """Raise RefusedError unless a training's last_checkpoint names a checkpoint that its record tells.
+
+    What reads it would otherwise be led to a file of another place, and unpickle that.
+    """
+    name = text.decode("utf-8", "replace").strip()
+    told = {output.partition("/")[0] for output in outputs if fnmatchcase(output, _CHECKPOINTS)}
+    if name not in told:
+        raise RefusedError(f"its last_checkpoint names {name[:80]!r}, which its record does not tell")
+
+
 def _read(text: bytes) -> dict[str, Any]:
     try:
         record = json.loads(text)

@@ -12,15 +12,15 @@ import hashlib
 import os
 import shutil
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tunemake.artifacts import RECORD, read_record
-from tunemake.remote_records import Outputs, RefusedError, checked_outputs, is_left
+from tunemake.remote_records import Outputs, RefusedError, check_last_checkpoint, checked_outputs, is_left
 from tunemake.staleness import Decides
+from tunemake.transfers import Progress, Tell, each, within
 
 # A base model leads to files of the machine; a training config is Python code, and is rendered in a moment.
 NEVER_FETCHED = frozenset({"base", "config"})
@@ -31,9 +31,6 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {"s3": _S3, "s3a": _S3}
 _LONGEST_RECORD = 1 << 24
 _BLOCK = 1 << 20
 _ANSWER_SECONDS = 15.0  # for a small question; few protocols have a limit of their own
-_WORKERS = 4
-Tell = Callable[[Mapping[str, Any]], None]
-Given = TypeVar("Given")
 
 
 class RemoteStore:
@@ -58,10 +55,12 @@ class RemoteStore:
             return None
         name = _name(decides.stage, decides.fingerprint)
         try:
-            text = _within(_ANSWER_SECONDS, partial(self._read, f"records/{name}.json"))
+            text = within(_ANSWER_SECONDS, partial(self._read, f"records/{name}.json"))
             outputs = checked_outputs(text, decides, wanted)
             left = sorted(file for file in outputs if is_left(decides.stage, file, checkpoints=False))
             self._fill(place, {file: outputs[file] for file in outputs if file not in left}, tell)
+            if decides.stage == "train":
+                check_last_checkpoint((place / "last_checkpoint").read_bytes(), outputs)
             (place / RECORD).write_bytes(text)
             (place / RECORD).chmod(0o444)
         except FileNotFoundError:
@@ -108,7 +107,7 @@ class RemoteStore:
         name = _name(record["stage"], record["fingerprint"])
         anew = name in self._refused
         try:
-            if not anew and _within(_ANSWER_SECONDS, partial(self._size, f"records/{name}.json")) is not None:
+            if not anew and within(_ANSWER_SECONDS, partial(self._size, f"records/{name}.json")) is not None:
                 return True
             self._send_files(entry, self._sent(record), tell, anew=anew)
             self._write(f"records/{name}.json", (entry / RECORD).read_bytes())
@@ -128,7 +127,7 @@ class RemoteStore:
         }  # fmt: skip
 
     def _send_files(self, entry: Path, outputs: Outputs, tell: Tell, *, anew: bool) -> None:
-        progress = _Progress("sending", outputs, tell)
+        progress = Progress("sending", _bytes(outputs), tell)
 
         def send(name: str) -> None:
             place = f"files/{outputs[name]['sha256']}"
@@ -136,12 +135,12 @@ class RemoteStore:
                 self._write(place, entry / name)
             progress.add(outputs[name]["size"])
 
-        _each(send, outputs)
+        each(send, outputs)
 
     def _fill(self, place: Path, outputs: Outputs, tell: Tell) -> None:
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
-        progress = _Progress("fetching", outputs, tell)
+        progress = Progress("fetching", _bytes(outputs), tell)
 
         def fetch(name: str) -> None:
             (place / name).parent.mkdir(parents=True, exist_ok=True)
@@ -152,9 +151,9 @@ class RemoteStore:
             except RefusedError as error:
                 raise RefusedError(f"{name} {error}") from None
 
-        _each(fetch, outputs)
+        each(fetch, outputs)
 
-    def _fetch_file(self, target: Path, output: Mapping[str, Any], progress: _Progress) -> None:
+    def _fetch_file(self, target: Path, output: Mapping[str, Any], progress: Progress) -> None:
         system, root = self._system()
         digest, count = hashlib.sha256(), 0
         with target.open("xb") as file, system.open(f"{root}/files/{output['sha256']}", "rb") as source:
@@ -205,71 +204,12 @@ class RemoteStore:
         return self._opened[1], self._opened[2]
 
 
-class _Progress:
-    """Tells how many bytes have been moved, from several threads."""
-
-    def __init__(self, verb: str, outputs: Outputs, tell: Tell) -> None:
-        self._verb, self._tell = verb, tell
-        self._done, self._total = 0, sum(output["size"] for output in outputs.values())
-        self._lock = threading.Lock()
-
-    def add(self, count: int) -> None:
-        with self._lock:
-            self._done += count
-            self._tell({"done": self._done, "total": self._total, "text": self._verb})
+def _bytes(outputs: Outputs) -> int:
+    return sum(output["size"] for output in outputs.values())
 
 
 def _name(stage: str, fingerprint: str) -> str:
     return f"{stage}-{fingerprint}"
-
-
-def _each(work: Callable[[str], None], names: Iterable[str]) -> None:
-    """Work on several at once. In threads that end with the process: an interrupted build waits for no upload."""
-    waiting, failed = deque(names), list[BaseException]()
-
-    def run() -> None:
-        while not failed:
-            try:
-                name = waiting.popleft()
-            except IndexError:
-                return
-            try:
-                work(name)
-            except BaseException as error:  # noqa: BLE001 - raised again below
-                failed.append(error)
-
-    threads = [threading.Thread(target=run, daemon=True) for _ in range(min(_WORKERS, len(waiting)))]
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    except BaseException as error:
-        failed.append(error)
-        raise
-    if failed:
-        raise failed[0]
-
-
-def _within(seconds: float, ask: Callable[[], Given]) -> Given:
-    """Ask in a thread that is given up after a while; raises what it raises, or TimeoutError."""
-    given: list[Given] = []
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            given.append(ask())
-        except BaseException as error:  # noqa: BLE001 - raised again below
-            failed.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if failed:
-        raise failed[0]
-    if not given:
-        raise TimeoutError(f"no answer in {seconds:.0f} s")
-    return given[0]
 
 
 def _named(error: Exception) -> str:

@@ -13,7 +13,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from tunemake.artifacts import ELSEWHERE, changed_outputs, point, read_record, recover
+from tunemake.artifacts import ELSEWHERE, RECORD, changed_outputs, point, read_record, recover
 from tunemake.digests import DIGESTS, Digests, sha256_of_bytes
 from tunemake.faults import Fault, InputError
 from tunemake.staleness import Decides
@@ -84,6 +84,12 @@ class Store:
         if left:
             (draft / ELSEWHERE).write_text(json.dumps(left), "utf-8")
         return recover(draft, self.entry(decides), decides.fingerprint, self.digests)
+
+    def made_here(self, entry: Path) -> bool:
+        """Say whether the project's log knows an artifact, by its record, as made in this build folder."""
+        log, digest = self.build / "log.jsonl", sha256_of_bytes((entry / RECORD).read_bytes())
+        lines = log.read_text("utf-8").splitlines() if log.exists() else []
+        return any(json.loads(line).get("record") == digest for line in lines)
 
     def forget(self, link: str) -> None:
         """Mark what a link shows to be made anew by the next build, whatever it will be made from then."""

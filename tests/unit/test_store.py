@@ -105,6 +105,18 @@ def test_a_checkpoint_stays_where_it_was_made_and_its_record_stands_for_it(url, 
     assert store.flaws(TRAIN) == ["last_checkpoint is gone"]
 
 
+@pytest.mark.usefixtures("memory")
+@pytest.mark.parametrize(
+    "last", ["/there/iter_4.pth", "../../iter_4.pth", "iter_5.pth", "log.txt", "", "metrics.jsonl"]
+)
+def test_a_training_that_leads_to_a_checkpoint_elsewhere_is_refused(tmp_path, last):
+    files = {**CHECKPOINT, "last_checkpoint": last.encode(), "metrics.jsonl": b"{}"}
+    sent("memory://team/models", tmp_path, TRAIN, files)
+    _, left, told = fetch("memory://team/models", tmp_path, TRAIN, wanted=["last_checkpoint"])
+    assert left is None
+    assert f"its last_checkpoint names {last!r}, which its record does not tell" in told[0]
+
+
 def test_checkpoints_are_sent_where_that_is_asked_for_and_fetched_when_they_are_read(url, tmp_path):
     sent(url, tmp_path, TRAIN, CHECKPOINT, checkpoints=True)
     store, left, _ = fetch(url, tmp_path, TRAIN)
@@ -121,6 +133,15 @@ def test_base_and_config_are_recorded_there_and_never_fetched(tmp_path, memory):
         sent("memory://team/models", tmp_path, Decides(stage, 1, {}), {"train.py": b"code"})
         assert fetch("memory://team/models", tmp_path, Decides(stage, 1, {}))[1:] == (None, [])
     assert sum("/files/" in name for name in memory.store) == 1  # the config's
+
+
+def test_only_what_the_log_knows_was_made_here(tmp_path):
+    store = make(tmp_path / "one", TRAIN, CHECKPOINT)
+    entry = store.entry(TRAIN)
+    assert not store.made_here(entry)
+    line = {"stage": "train", "record": hashlib.sha256((entry / "artifact.json").read_bytes()).hexdigest()}
+    (store.build / "log.jsonl").write_text(json.dumps({"stage": "data"}) + "\n" + json.dumps(line) + "\n")
+    assert store.made_here(entry)
 
 
 def blob(memory, content):
