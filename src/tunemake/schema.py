@@ -2,7 +2,7 @@
 
 Annotations of our own: `x-message` says what is wrong in words where a schema rule alone would not; `x-decides` says
 what a value decides: "weights" (default), "run" (only how training runs) or "later" (a later stage); `x-elsewhere`
-lists what other tools call a key, for "did you mean".
+lists what other tools call a key, for "did you mean"; `x-secret` a value that may hold one, which is never told.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ def _faults_of(error: Any, where: str, path: Path_) -> Iterator[tuple[Path_, Fau
     name = dotted(path) or "all of it"
     if "x-message" in error.schema and error.validator in {"not", "anyOf", "oneOf", "pattern", "required"}:
         what, _, expected = error.schema["x-message"].partition("expected ")
-        yield path, Fault(where, f"{name}: {what.rstrip('; ') or 'not allowed'}", expected or None, _got(error))
+        got = None if error.schema.get("x-secret") else _got(error)
+        yield path, Fault(where, f"{name}: {what.rstrip('; ') or 'not allowed'}", expected or None, got)
     elif error.validator == "additionalProperties" and isinstance(error.instance, Mapping):
         known = error.schema.get("properties", {})
         for key in error.instance:

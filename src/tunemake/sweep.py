@@ -20,6 +20,7 @@ from tunemake.store import Store, locked
 # What a name of a file or folder of ours begins with: the artifact that it belongs to.
 _ARTIFACT = re.compile(r"\.?(?P<artifact>[a-z_]+-[0-9a-f]{16})(?:\..+)?")
 _LOCKS = (".lock", ".use")
+_DAY = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -145,19 +146,18 @@ def _edited(store: Store, rules: Rules, swept: Swept) -> None:
         return
     for path in sorted((store.build / ".edited").rglob("*.edited-*")):
         if path.is_file() and time.time() - path.stat().st_ctime > rules.older_than:
-            _unlinked(path, store, rules, swept)
+            swept.removed.append((str(path.relative_to(store.root)), size_of(path)))
+            if not rules.dry_run:
+                path.unlink()
 
 
 def _marks(store: Store, rules: Rules, swept: Swept) -> None:
-    """Remove the marks of projects that were checked before, but for the newest."""
-    marks = sorted((store.build / ".cache" / "checked").glob("*"), key=lambda path: path.stat().st_mtime)
-    for path in marks[:-1]:
-        _unlinked(path, store, rules, swept)
-
-
-def _unlinked(path: Path, store: Store, rules: Rules, swept: Swept) -> None:
-    swept.removed.append((str(path.relative_to(store.root)), path.stat().st_size))
-    if not rules.dry_run:
+    """Remove marks of what was checked before; one that is still of use is made anew in a moment."""
+    folder, age = store.build / ".cache" / "checked", max(rules.older_than, _DAY)
+    marks = [path for path in folder.glob("*") if time.time() - path.stat().st_mtime > age]
+    if marks:
+        swept.removed.append((f"{len(marks)} marks in build/.cache/checked", sum(map(size_of, marks))))
+    for path in () if rules.dry_run else marks:
         path.unlink()
 
 

@@ -78,3 +78,10 @@ def test_faults_say_what_was_expected_and_what_was_there():
 def test_a_schema_that_is_none_is_told():
     assert schema.invalid_schema({"type": "object"}) is None
     assert "type" in (schema.invalid_schema({"type": "text"}) or "")
+
+
+def test_a_value_that_may_hold_a_secret_is_not_told():
+    shape = schema.load_schema("project.schema.json")["properties"]["store"]
+    (found,) = schema.schema_faults({"url": "s3://me:word-of-mine@bucket/x"}, shape, "project.toml")
+    assert "url: not allowed; expected a URL such as s3://bucket/prefix without user" in str(found[1])
+    assert "word-of-mine" not in str(found[1])
