@@ -30,18 +30,18 @@ _S3 = {"config_kwargs": {"connect_timeout": 5, "read_timeout": 30, "retries": {"
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {"s3": _S3, "s3a": _S3}
 _LONGEST_RECORD = 1 << 24
 _BLOCK = 1 << 20
-_ANSWER_SECONDS = 15.0  # for a small question; few protocols have a limit of their own
 
 
 class RemoteStore:
     """A shared store.
 
-    url: as fsspec names it, without credentials. checkpoints: whether those of a training are sent too.
+    url: as fsspec names it, without credentials. checkpoints: whether those of a training are sent too. patience:
+    seconds that a small question may take; few protocols have a limit of their own.
     """
 
-    def __init__(self, url: str, *, checkpoints: bool) -> None:
+    def __init__(self, url: str, *, checkpoints: bool, patience: float = 15.0) -> None:
         self.url = url.rstrip("/")
-        self._checkpoints = checkpoints
+        self._checkpoints, self._patience = checkpoints, patience
         self._down: set[str] = set()  # of "read" and "write", what is no longer tried
         self._refused: set[str] = set()  # what was found there and not taken: replaced when it is sent
         self._opened: tuple[int, Any, str] | None = None
@@ -55,7 +55,7 @@ class RemoteStore:
             return None
         name = _name(decides.stage, decides.fingerprint)
         try:
-            text = within(_ANSWER_SECONDS, partial(self._read, f"records/{name}.json"))
+            text = within(self._patience, partial(self._read, f"records/{name}.json"))
             outputs = checked_outputs(text, decides, wanted)
             left = sorted(file for file in outputs if is_left(decides.stage, file, checkpoints=False))
             self._fill(place, {file: outputs[file] for file in outputs if file not in left}, tell)
@@ -107,7 +107,7 @@ class RemoteStore:
         name = _name(record["stage"], record["fingerprint"])
         anew = name in self._refused
         try:
-            if not anew and within(_ANSWER_SECONDS, partial(self._size, f"records/{name}.json")) is not None:
+            if not anew and within(self._patience, partial(self._size, f"records/{name}.json")) is not None:
                 return True
             self._send_files(entry, self._sent(record), tell, anew=anew)
             self._write(f"records/{name}.json", (entry / RECORD).read_bytes())

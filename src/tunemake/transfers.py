@@ -72,5 +72,5 @@ def within(seconds: float, ask: Callable[[], Given]) -> Given:
     if failed:
         raise failed[0]
     if not given:
-        raise TimeoutError(f"no answer in {seconds:.0f} s")
+        raise TimeoutError(f"no answer in {seconds:g} s")
     return given[0]

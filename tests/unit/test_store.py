@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import shutil
+import socket
 
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
@@ -233,6 +234,17 @@ def test_a_store_that_cannot_be_reached_is_told_once_and_never_names_a_secret(tm
     assert len(said(told)) == 1
     assert "s3://bucket/models cannot be read (EndpointConnectionError); this build goes on" in said(told)[0]
     assert "of-mine" not in str(told)
+
+
+def test_a_server_that_never_answers_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    store, told = make(tmp_path / "one", ADAPTER, FILES), []
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        remote = RemoteStore("s3://bucket/models", checkpoints=False, patience=0.3)
+        assert remote.fetch(TRAIN, [], store.draft(TRAIN), told.append) is None
+    assert "cannot be read (TimeoutError: no answer in 0.3 s)" in said(told)[0]
 
 
 def test_an_unknown_protocol_and_a_folder_that_cannot_be_written_are_told(tmp_path):
