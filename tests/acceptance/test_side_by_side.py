@@ -1,6 +1,8 @@
 """Many trainings in one project: what they share is made once, and they are told side by side."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -46,3 +48,12 @@ def test_a_part_that_differs_is_made_for_each(project):
     assert set(done.ran) == {"dataset:identity:few", "dataset:identity:many", "data:few", "data:many"}
     counts = [project.record(f"{name}/data")["facts"]["train"]["samples"] for name in ("few", "many")]
     assert counts == [22, 27]
+
+
+def test_what_the_guide_appends_makes_the_variants_that_it_names(project):
+    guide = (Path(__file__).parents[2] / "docs" / "rebuilding.md").read_text("utf-8")
+    blocks = re.findall(r"<!-- appended to project\.toml -->\n```toml\n(.*?)```", guide, flags=re.DOTALL)
+    project.write("project.toml", (project.root / "project.toml").read_text() + "\n" + "\n".join(blocks))
+    listed = project.built("list", "--all").out
+    for name in ("small", "large", "r2-lr0.001", "r2-lr0.002", "r4-lr0.001", "r4-lr0.002"):
+        assert f"train:{name} " in listed
