@@ -24,6 +24,7 @@ _KINDS = frozenset({
     "", ".json", ".jsonl", ".safetensors", ".gguf", ".parquet", ".csv", ".txt", ".md", ".html", ".svg", ".png", ".toml",
     ".yaml", ".yml", ".jinja", ".model", ".tiktoken",
 })  # fmt: skip
+_CODE = ("auto_map", "auto_mapping", "custom_pipelines")
 _PART = re.compile(r"[^\x00-\x1f\x7f-\x9f/\\:]{1,200}")
 
 
@@ -68,6 +69,17 @@ def check_last_checkpoint(text: bytes, outputs: Outputs) -> None:
     told = {output.partition("/")[0] for output in outputs if fnmatchcase(output, _CHECKPOINTS)}
     if name not in told:
         raise RefusedError(f"its last_checkpoint names {name[:80]!r}, which its record does not tell")
+
+
+def check_config(name: str, text: bytes) -> None:
+    """Raise RefusedError for a model's or an adapter's config that names code, here or on a hub, to be run with it."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        raise RefusedError(f"{name} is no JSON") from None
+    named = [key for key in _CODE if content.get(key)] if isinstance(content, dict) else []
+    if named:
+        raise RefusedError(f"{name} names code ({named[0]})")
 
 
 def _read(text: bytes) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tunemake.artifacts import RECORD, read_record
-from tunemake.remote_records import Outputs, RefusedError, check_last_checkpoint, checked_outputs, is_left
+from tunemake.remote_records import Outputs, RefusedError, check_config, check_last_checkpoint, checked_outputs, is_left
 from tunemake.staleness import Decides
 from tunemake.transfers import Progress, Tell, each, within
 
@@ -59,8 +59,7 @@ class RemoteStore:
             outputs = checked_outputs(text, decides, wanted)
             left = sorted(file for file in outputs if is_left(decides.stage, file, checkpoints=False))
             self._fill(place, {file: outputs[file] for file in outputs if file not in left}, tell)
-            if decides.stage == "train":
-                check_last_checkpoint((place / "last_checkpoint").read_bytes(), outputs)
+            _check_content(decides, place, outputs)
             (place / RECORD).write_bytes(text)
             (place / RECORD).chmod(0o444)
         except FileNotFoundError:
@@ -202,6 +201,14 @@ class RemoteStore:
             system, root = url_to_fs(self.url, use_listings_cache=False, **options)
             self._opened = (os.getpid(), system, str(root).rstrip("/"))
         return self._opened[1], self._opened[2]
+
+
+def _check_content(decides: Decides, place: Path, outputs: Outputs) -> None:
+    if decides.stage == "train":
+        check_last_checkpoint((place / "last_checkpoint").read_bytes(), outputs)
+    for name in outputs:
+        if name.endswith("config.json"):
+            check_config(name, (place / name).read_bytes())
 
 
 def _bytes(outputs: Outputs) -> int:

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import json
+import re
 import shutil
 import socket
 
@@ -134,6 +135,21 @@ def test_base_and_config_are_recorded_there_and_never_fetched(tmp_path, memory):
         sent("memory://team/models", tmp_path, Decides(stage, 1, {}), {"train.py": b"code"})
         assert fetch("memory://team/models", tmp_path, Decides(stage, 1, {}))[1:] == (None, [])
     assert sum("/files/" in name for name in memory.store) == 1  # the config's
+
+
+@pytest.mark.usefixtures("memory")
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (b'{"auto\\u005fmap": {"AutoConfig": "eve/repo--code.Config"}}', r"names code \(auto_map\)"),
+        (b"{", "is no JSON"),
+    ],
+)
+def test_a_config_that_names_code_of_a_hub_is_refused(tmp_path, text, told):
+    sent("memory://team/models", tmp_path, ADAPTER, {"config.json": text})
+    _, left, lines = fetch("memory://team/models", tmp_path)
+    assert left is None
+    assert re.search(f"config.json {told}; it is made here", lines[0])
 
 
 def test_only_what_the_log_knows_was_made_here(tmp_path):
