@@ -16,6 +16,7 @@ from typing import Any
 
 from tunemake.digests import Digests
 from tunemake.faults import Fault, StageError
+from tunemake.glance import look_at
 from tunemake.staleness import Decides
 
 RECORD = "artifact.json"
@@ -61,6 +62,7 @@ def changed_outputs(folder: Path, record: Mapping[str, Any], digests: Digests) -
     changed = []
     for name, output in record["outputs"].items():
         path = folder / name
+        look_at(path)
         try:
             if path.stat().st_size != output["size"] or digests.of(path) != output["sha256"]:
                 changed.append(f"{name} was changed by hand")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from tunemake.digests import sha256_of_file
 from tunemake.engines import xtuner
 from tunemake.extension import take_over, why_anew
 from tunemake.faults import Fault, InputError, StageError, StoppedError
+from tunemake.glance import look_at
 from tunemake.graph import Need, Stage
 from tunemake.plugins import Plugins, installed_version
 from tunemake.process import Event, run_stage
@@ -85,6 +85,14 @@ class Builder:
         decides, taken = self._decides(stage)
         why, in_store = self._why(stage, decides)
         return State(decides, taken, why, in_store)
+
+    def can_be_glanced_at(self) -> bool:
+        """Say whether all that decides is noted when it is looked at."""
+        return all(
+            self.plugins.reads_in_sight(stage.generator, stage.parameters["parameters"])
+            for stage in self.stages.values()
+            if stage.generator is not None
+        )
 
     def _why(self, stage: Stage, decides: Decides) -> tuple[list[str], bool]:
         """Say why an artifact is stale, and whether the store holds it."""
@@ -227,6 +235,7 @@ class Builder:
         inputs: dict[str, str] = {}
         folders = {role: (self.root / self.stages[need.stage].link).resolve() for role, need in stage.needs.items()}
         for role, need in stage.needs.items():
+            look_at(self.root / self.stages[need.stage].link)
             inputs |= {f"{role}/{name}": digest for name, digest in _taken(stage, need, folders[role]).items()}
         code: dict[str, Path] = {}
         if stage.generator is not None:
@@ -291,6 +300,8 @@ def _stopped(stage: Stage, work: Path, error: StoppedError) -> StoppedError:
 
 
 def _environment() -> dict[str, str]:
+    import platform
+
     found = {name: installed_version(name) for name in _HEAVY}
     told = {"tunemake": __version__, "python": platform.python_version(), "machine": platform.machine()}
     return told | {name: version for name, version in found.items() if version is not None}

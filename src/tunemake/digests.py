@@ -7,10 +7,11 @@ import json
 import os
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from tunemake.glance import look_at
 
 DIGESTS = Path("build") / ".cache" / "digests.json"  # in a project
 _BLOCK = 1 << 20
@@ -57,6 +58,7 @@ class Digests:
 
     def of(self, path: Path) -> str:
         """Give the SHA-256 of a file; raises OSError where it cannot be read."""
+        look_at(path)
         key, stamp = os.path.realpath(path), _stamp(path)
         known = self._known.get(key)
         if known is not None and known[:-1] == stamp:
@@ -72,6 +74,8 @@ class Digests:
         listed = list(paths)
         if len(listed) < 2 or all(self.is_known(path) for path in listed):  # noqa: PLR2004 - one needs no pool
             return [self.of(path) for path in listed]
+        from concurrent.futures import ThreadPoolExecutor
+
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             return list(pool.map(self.of, listed))
 

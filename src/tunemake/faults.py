@@ -12,7 +12,6 @@ TunemakeError            one or more faults, told together
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -98,6 +97,8 @@ class StoppedError(TunemakeError):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:
     """Give 'did you mean "x"?' for a word close to a known one, else None."""
+    import difflib
+
     folded = {name.casefold(): name for name in known}
     close = difflib.get_close_matches(word.casefold(), list(folded), n=1)
     return f'did you mean "{folded[close[0]]}"?' if close else None

@@ -11,6 +11,7 @@ from tunemake import graph, models
 from tunemake.building import Builder
 from tunemake.engines import xtuner
 from tunemake.faults import Fault, InputError, ProjectError
+from tunemake.glance import look_at
 from tunemake.plugins import Plugins
 from tunemake.project import FILE, Dataset, Project, load_variants
 from tunemake.schema import Path_, dotted
@@ -120,6 +121,7 @@ def _model(project: Project) -> Found:
     if source.kind == "folder" and folder.resolve().is_relative_to(project.root.resolve() / "build"):
         step = "copy the model to a folder of its own"
         return _at(at, [Fault(source.name, "lies in build/, where it changes with each build", next_step=step)])
+    look_at(folder)
     if source.kind != "folder" or folder.is_dir():
         return []
     return _at(at, [Fault(source.name, "no such folder", next_step=models.where_else(folder))])
@@ -164,6 +166,7 @@ def _text_file(project: Project, at: Path_, file: str) -> Found:
 
 def _file(project: Project, at: Path_, file: str | Path) -> Found:
     path = project.root / file
+    look_at(path)
     if path.is_file():
         return []
     told = path.relative_to(project.root) if path.is_relative_to(project.root) else path

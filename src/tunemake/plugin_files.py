@@ -14,6 +14,7 @@ from typing import Any
 
 from tunemake.digests import sha256_of_json
 from tunemake.faults import Fault, PluginError
+from tunemake.glance import look_at
 
 
 def own_generators(file: Path) -> dict[str, type]:
@@ -57,6 +58,7 @@ def imported_files(file: Path, root: Path) -> list[Path]:
         for name in _imports(waiting.pop()):
             place = root.joinpath(*name.split("."))
             for path in (place.with_suffix(".py"), place / "__init__.py"):
+                look_at(path)
                 if path.is_file() and path != file and path not in found:
                     found.append(path)
                     waiting.append(path)

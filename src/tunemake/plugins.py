@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import importlib.util
 import json
 import sys
@@ -17,6 +18,7 @@ from tunemake import schema
 from tunemake.contracts import Downloads, Generator, GeneratorError, ReadsFiles, UsesGenerators
 from tunemake.digests import Digests, replace_text, sha256_of_json
 from tunemake.faults import Fault, PluginError, TunemakeError, did_you_mean
+from tunemake.glance import look_at
 from tunemake.plugin_files import imported_files, own_generators, own_module, own_prompts, place_in
 
 DATASETS, PROMPTS = "tunemake.datasets", "tunemake.prompts"
@@ -177,6 +179,23 @@ class Plugins:
         self._write(mark, json.dumps(asdict(facts)))
         return facts
 
+    def reads_in_sight(self, name: str, parameters: Mapping[str, Any]) -> bool:
+        """Say whether what a generator reads or uses can change only where a glance would see it.
+
+        One that only asks whether a file is there leaves no trace of that. Those that ship ask for what
+        their parameters name; a pattern may match what nobody looked for, and of strangers nothing is known.
+        """
+        for used, its in self.used(name, parameters):
+            facts = self.facts(used)
+            if not (facts.reads_files or facts.uses_others):
+                continue
+            texts = list(_texts(its))
+            if self.get(DATASETS, used).distribution != "tunemake" or any(glob.has_magic(text) for text in texts):
+                return False
+            for text in texts:
+                look_at(self._root / text)
+        return True
+
     def used(self, name: str, parameters: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
         """Name a generator and all that it stands on, each with its parameters; raises PluginError for a circle."""
         return list(self._used(name, parameters, ()))
@@ -308,6 +327,14 @@ def _known_facts(mark: Path) -> GeneratorFacts | None:
         return GeneratorFacts(**json.loads(mark.read_text("utf-8")))
     except (OSError, ValueError, TypeError):
         return None  # not asked yet, or lost or damaged: asking again gives the same
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(item)
 
 
 def _listed(method: Callable[[Any], Iterable[Any]], parameters: Mapping[str, Any]) -> list[Any]:

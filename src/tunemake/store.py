@@ -16,6 +16,7 @@ from typing import Any
 from tunemake.artifacts import ELSEWHERE, RECORD, changed_outputs, point, read_record, recover
 from tunemake.digests import DIGESTS, Digests, sha256_of_bytes
 from tunemake.faults import Fault, InputError
+from tunemake.glance import look_at
 from tunemake.staleness import Decides
 
 
@@ -99,7 +100,9 @@ class Store:
 
     def is_forgotten(self, link: str) -> bool:
         """Say whether what a link shows is to be made anew."""
-        return self._forgotten(link).exists()
+        mark = self._forgotten(link)
+        look_at(mark)
+        return mark.exists()
 
     def show(self, link: str, decides: Decides) -> None:
         """Point a link to the artifact; it is no longer forgotten."""
@@ -110,6 +113,7 @@ class Store:
     def is_shown(self, link: str, decides: Decides) -> bool:
         """Say whether a link shows this artifact."""
         path = self.root / link
+        look_at(path)
         return path.is_symlink() and path.resolve() == self.entry(decides).resolve()
 
     def set_aside(self, decides: Decides) -> dict[str, Path]:

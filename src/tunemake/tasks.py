@@ -6,34 +6,82 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from doit.dependency import MD5Checker
 from doit.exceptions import InvalidDodoFile, TaskFailed
 from doit.reporter import ConsoleReporter
 
-from tunemake import graph
-from tunemake.building import Builder
-from tunemake.comparison import as_text, compared
 from tunemake.doit_state import StateFile
-from tunemake.faults import InputError, StoppedError, TunemakeError
+from tunemake.faults import StoppedError, TunemakeError
+from tunemake.glance import Glance, noting
 from tunemake.interrupts import end_in_order, stop
-from tunemake.loading import load_builder
-from tunemake.variants import DEFAULT
+
+if TYPE_CHECKING:  # a build with nothing to do needs none of it
+    from tunemake import graph
+    from tunemake.building import Builder
 
 
 def task_tunemake() -> Iterator[dict[str, Any]]:
     """Give doit the project's stages as tasks; a fault in the project ends doit with its line, and code 3."""
     end_in_order()
+    Work.current = work = Work(Path.cwd())
     try:
-        builder = load_builder(Path.cwd())
-        StateFile.stages = frozenset(builder.stages)
-        yield from ({"basename": name, "name": None, "doc": doc} for name, doc in _groups(builder).items())
-        for stage in builder.stages.values():
-            yield _task(builder, stage)
+        described = work.tasks()
     except TunemakeError as error:
         raise InvalidDodoFile(str(error)) from None
+    StateFile.stages = frozenset(told["stage"] for told in described if "stage" in told)
+    for told in described:
+        yield _task(work, told) if "stage" in told else told
+
+
+class Work:
+    """A project at work: loaded only where a glance does not tell that all is as it was."""
+
+    current: Work | None = None
+
+    def __init__(self, root: Path) -> None:
+        self.root, self._glance = root, Glance(root)
+
+    @cached_property
+    def builder(self) -> Builder:
+        """The project's stages; raises what load_builder does."""
+        from tunemake.loading import load_builder
+
+        return load_builder(self.root)
+
+    def tasks(self) -> list[dict[str, Any]]:
+        """Describe the tasks in JSON values; raises TunemakeError for what is wrong with the project."""
+        known = self._glance.tasks()
+        if known is not None:
+            return known
+        with noting() as notes:
+            builder = self.builder
+            groups = [{"basename": name, "name": None, "doc": doc} for name, doc in _groups(builder).items()]
+            described = [*groups, *(_described(builder, stage) for stage in builder.stages.values())]
+            in_sight = builder.can_be_glanced_at()
+        if in_sight:
+            self._glance.loaded(described, notes)
+        return described
+
+    def judge(self, name: str) -> tuple[list[str], bool]:
+        """Give why a stage is stale, and whether the store holds it; raises TunemakeError where nobody can say."""
+        if self._glance.is_fresh(name):
+            return [], True
+        with noting() as notes:
+            try:
+                state = self.builder.state(name)
+            finally:
+                self.builder.store.digests.save()
+        if state.fresh:
+            self._glance.judged_fresh(name, notes)
+        return state.reasons, state.in_store
+
+    def remember(self) -> None:
+        """Keep what was looked at for the next build."""
+        self._glance.save()
 
 
 def _groups(builder: Builder) -> dict[str, str]:
@@ -43,45 +91,52 @@ def _groups(builder: Builder) -> dict[str, str]:
     return groups | {"dataset": "the samples of every dataset"}
 
 
-def _task(builder: Builder, stage: graph.Stage) -> dict[str, Any]:
+def _described(builder: Builder, stage: graph.Stage) -> dict[str, Any]:
     basename, _, name = stage.name.partition(":")
     needed = [builder.stages[need.stage] for need in stage.needs.values()]
     task = {
         "basename": basename,
         "doc": stage.doc,
-        "actions": [(_make, [], {"builder": builder, "name": stage.name})],
-        "uptodate": [(_is_fresh, [builder, stage.name])],
+        "stage": stage.name,
+        "links": list(stage.links),
         "file_dep": [f"{other.link}/{other.outputs[0]}" for other in needed],
         "task_dep": [other.name for other in needed],
         "targets": [f"{stage.link}/{name}" for name in (*stage.outputs, "artifact.json")],
-        "clean": [(_remove_link, [builder.root / link]) for link in stage.links],
-        "verbosity": 2,
-        "io": {"capture": False},
         "meta": {"tunemake_link": stage.link, "kind": stage.kind, "variant": stage.variant},
     }
     return task | ({"name": name} if name else {})
 
 
-def _is_fresh(task: Any, builder: Builder, name: str) -> bool:
+def _task(work: Work, described: Mapping[str, Any]) -> dict[str, Any]:
+    task = {key: value for key, value in described.items() if key not in {"stage", "links"}}
+    stage = described["stage"]
+    return task | {
+        "actions": [(_make, [], {"work": work, "name": stage})],
+        "uptodate": [(_is_fresh, [work, stage])],
+        "clean": [(_remove_link, [work.root / link]) for link in described["links"]],
+        "verbosity": 2,
+        "io": {"capture": False},
+    }
+
+
+def _is_fresh(task: Any, work: Work, name: str) -> bool:
     try:
-        state = builder.state(name)
-    except InputError:
+        why, in_store = work.judge(name)
+    except TunemakeError:
         task.meta["why"] = None  # _make meets it again and tells it
         return False
-    finally:
-        builder.store.digests.save()
-    task.meta |= {"why": state.reasons, "in_store": state.in_store}
-    return state.fresh
+    task.meta |= {"why": why, "in_store": in_store}
+    return not why
 
 
-def _make(task: Any, builder: Builder, name: str) -> TaskFailed | None:
+def _make(task: Any, work: Work, name: str) -> TaskFailed | None:
     # Called though fresh: doit was told to run always.
     from tunemake.progress import Watch
 
     anew = task.meta.get("why") == []
     try:
         with Watch(name) as watch:
-            task.meta["seconds"] = builder.make(name, anew=anew, watch=watch)
+            task.meta["seconds"] = work.builder.make(name, anew=anew, watch=watch)
     except StoppedError as error:
         sys.stderr.write(f"{error}\n")
         raise stop(error.signal_number) from None
@@ -143,6 +198,8 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
     def complete_run(self) -> None:
         """Sum up what was made."""
         super().complete_run()
+        if Work.current is not None:
+            Work.current.remember()
         made = {name: seconds for name, seconds in self._ran.items() if seconds is not None}
         if made:
             told = ", ".join(f"{name} {seconds:.1f}" for name, seconds in made.items())
@@ -152,11 +209,15 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         links = {(meta["kind"], meta["variant"]): meta["tunemake_link"] for meta in ran}
         if self.failures:
             return
+        from tunemake.variants import DEFAULT
+
         evaluated = {variant: link for (kind, variant), link in links.items() if kind == "evaluate"}
         if DEFAULT in evaluated:
             scores = json.loads((Path(evaluated[DEFAULT]) / "scores.json").read_text("utf-8"))
             self.write("\n" + score_table(scores))
         elif evaluated:
+            from tunemake.comparison import as_text, compared
+
             self.write("\n" + as_text(compared(Path.cwd(), self._variants())) + "\n")
         for (kind, _), link in links.items():
             if kind == "merge":

@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src" / "tunemake"
 # Each line may import from the lines above it, never from those below.
 ORDER = [
-    "contracts", "faults", "findings", "shelves", "digests", "schema", "toml_places", "variants", "project",
+    "contracts", "faults", "findings", "glance", "shelves", "digests", "schema", "toml_places", "variants", "project",
     "plugin_files", "plugins", "prompts", "chat_templates", "seams", "samples", "tensors", "models", "model_folder",
     "sources", "gguf_model", "lora", "lora_changes", "checkpoints", "cures", "template_fit", "trained_text",
     "data_statistics", "training_length", "data_findings", "machine", "build_size", "generation", "staleness",

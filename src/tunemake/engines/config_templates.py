@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunemake import shelves
 from tunemake.faults import Fault, InputError, did_you_mean
+from tunemake.glance import look_at
 
 if TYPE_CHECKING:
     import jinja2
@@ -66,7 +67,10 @@ def template_files(name: str, project: Path | None) -> list[str]:
 def _is_there(name: str, project: Path | None) -> bool:
     parts = Path(name).parts
     inside = ".." not in parts and not Path(name).is_absolute()
-    return inside and any((folder / name).is_file() for folder in shelves.shelf_folders("templates", project))
+    places = [folder / name for folder in shelves.shelf_folders("templates", project)] if inside else []
+    for place in places:
+        look_at(place)
+    return any(place.is_file() for place in places)
 
 
 def _used(text: str) -> Iterator[tuple[int, str | None, str]]:
