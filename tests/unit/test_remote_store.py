@@ -1,4 +1,4 @@
-"""The store of one project, the one that projects share, and the one over fsspec, without any training."""
+"""The store over fsspec, and the one of a folder that projects share, without any training."""
 
 import fcntl
 import hashlib
