@@ -40,13 +40,21 @@ class GeneratorFacts:
 
 @dataclass(frozen=True)
 class Plugin:
-    """A plugin found but not yet imported. origin: its distribution, or the project's own file."""
+    """A plugin found but not yet imported: of a distribution, or in a file of the project, named own there."""
 
     name: str
     group: str
-    origin: str
     entry_point: EntryPoint | None = None
     file: Path | None = None
+    own: str = ""
+
+    @cached_property
+    def origin(self) -> str:
+        """Give its distribution with the version, or the project's own file; read only when asked, for it costs."""
+        if self.entry_point is None:
+            return self.own
+        distribution = self.entry_point.dist
+        return f"{distribution.name} {distribution.version}" if distribution else self.entry_point.value
 
     @property
     def distribution(self) -> str:
@@ -99,13 +107,14 @@ class Plugins:
     def _found(self) -> dict[str, dict[str, list[Plugin]]]:
         found: dict[str, dict[str, list[Plugin]]] = {DATASETS: {}, PROMPTS: {}}
         for group, names in found.items():
-            for entry in sorted(entry_points(group=group), key=lambda entry: entry.dist.name if entry.dist else ""):
-                origin = f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
-                plugin = Plugin(entry.name, group, origin, entry_point=entry)
-                names.setdefault(entry.name, []).append(plugin)
+            for entry in entry_points(group=group):
+                names.setdefault(entry.name, []).append(Plugin(entry.name, group, entry_point=entry))
+            for plugins in names.values():
+                if len(plugins) > 1:
+                    plugins.sort(key=lambda plugin: plugin.origin)
             for file in self._files:
                 for name in _OWN[group](self._root / file):
-                    names[name] = [Plugin(name, group, file, file=self._root / file)]
+                    names[name] = [Plugin(name, group, file=self._root / file, own=file)]
         return found
 
     def import_own(self, file: str) -> None:
@@ -134,7 +143,7 @@ class Plugins:
             known = self.names(group)
             guess = did_you_mean(name, known) or "known: " + ", ".join(known)
             raise PluginError(Fault(name, f"no such {KINDS[group]}", next_step=guess))
-        if len({plugin.origin for plugin in found}) > 1:
+        if len(found) > 1 and len({plugin.origin for plugin in found}) > 1:
             origins = " and ".join(plugin.origin for plugin in found)
             step = "choose by " + " or ".join(f'"{plugin.distribution}:{short}"' for plugin in found)
             raise PluginError(Fault(name, f"two {KINDS[group]}s of this name: {origins}", next_step=step))
