@@ -99,6 +99,10 @@ class Plugins:
 
     def __init__(self, root: Path, files: Iterable[str], digests: Digests) -> None:
         self._root, self._files, self._digests = root, tuple(files), digests
+        # A module is imported once a process: what it is like, and the code it was like that by, stay as first seen.
+        self._code_seen: dict[str, str] = {}
+        self._facts: dict[str, GeneratorFacts] = {}
+        self._checked: set[Plugin] = set()
         home = str(root.resolve())
         if self._files and home not in sys.path:
             sys.path.insert(0, home)  # files of the project import each other, whichever command runs
@@ -172,13 +176,24 @@ class Plugins:
         """Import a generator and check it against its contract."""
         plugin = self.get(DATASETS, name)
         made = _made(plugin)
-        _check_generator(plugin, made)
+        if plugin not in self._checked:
+            _check_generator(plugin, made)
+            self._checked.add(plugin)
         return made  # type: ignore[no-any-return]
 
     def facts(self, name: str) -> GeneratorFacts:
         """Give a generator's facts, from a cache keyed by its code so that a known one is not imported."""
-        key = sha256_of_json(["facts", name, self.code_digests(self.get(DATASETS, name))])
-        mark = self._mark(key)
+        if name not in self._facts:
+            self._facts[name] = self._facts_of(name)
+        return self._facts[name]
+
+    def _seen_code(self, name: str) -> str:
+        if name not in self._code_seen:
+            self._code_seen[name] = sha256_of_json(self.code_digests(self.get(DATASETS, name)))
+        return self._code_seen[name]
+
+    def _facts_of(self, name: str) -> GeneratorFacts:
+        mark = self._mark(sha256_of_json(["facts", name, self._seen_code(name)]))
         if known := _known_facts(mark):
             return known
         made = self.generator(name)
@@ -282,7 +297,7 @@ class Plugins:
     def _parameter_faults(
         self, name: str, parameters: Mapping[str, Any], at: schema.Path_
     ) -> list[tuple[schema.Path_, Fault]]:
-        key = sha256_of_json(["parameters", name, self.code_digests(self.get(DATASETS, name)), parameters])
+        key = sha256_of_json(["parameters", name, self._seen_code(name), parameters])
         if self._mark(key).exists():
             return []
         faults = schema.schema_faults(parameters, self.generator(name).parameters, "project.toml", at)
