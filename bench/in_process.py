@@ -1,4 +1,4 @@
-"""Builds a project within this process: the same stages and records, without a process for each stage."""
+"""Builds a project within this process: the same stages and records, but no process a stage and no flush to disk."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ def build(root: Path, names: Iterable[str] | None = None) -> None:
         mock.patch.object(building, "run_stage", _run),
         mock.patch.object(builder.store.digests, "save"),
         mock.patch.object(builder.store.digests, "refresh"),
+        mock.patch.object(building, "_environment", return_value=building._environment()),  # noqa: SLF001 - asked once
+        mock.patch("os.fsync"),
     ):
         for name in names or builder.stages:
             builder.make(name, anew=False, watch=lambda _: None)
