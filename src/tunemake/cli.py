@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tunemake import __version__
-from tunemake.faults import InputError, TunemakeError
+from tunemake.faults import Fault, InputError, TunemakeError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tunemake", description="make for fine-tuned models; `doit` builds")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _scaffold_commands(commands)
     chat = commands.add_parser("chat", help="talk to a model of this project; /reset begins a new conversation")
     chat.add_argument("folder", nargs="?", type=Path, help="model folder; default: the project's merged model")
     chat.add_argument("--max-new-tokens", type=_positive, default=128, help="longest answer in tokens (128)")
@@ -81,6 +82,29 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _scaffold_commands(commands: Any) -> None:
+    init = commands.add_parser("init", help="make a project's folder, which builds as it is")
+    init.add_argument("project", metavar="NAME", help="of the folder and the project")
+    init.add_argument("--model", metavar="SOURCE", help="base model: a folder, hf:, modelscope: or pypi:…")
+    init.add_argument("--data", metavar="FILE", help="a data file, which is copied; or self-introduction, the default")
+    init.add_argument("--question", metavar="COLUMN", help="the file's column of questions; left out: found")
+    init.add_argument("--answer", metavar="COLUMN", help="the file's column of answers; left out: found")
+    init.add_argument("--method", metavar="METHOD", help="lora (default), qlora or full")
+    init.add_argument("--language", metavar="LANGUAGE", help="of the assistant: en, zh or both (default)")
+    init.add_argument("--name", metavar="NAME", help="the assistant's name", dest="assistant")
+    init.add_argument("--author", metavar="NAME", help="who made it")
+    init.add_argument("--yes", action="store_true", help="ask nothing at a terminal: the defaults hold")
+    init.set_defaults(run=_init)
+    new = commands.add_parser("new", help="make a dataset generator, prompt template or training template to edit")
+    new.add_argument("what", choices=["dataset", "prompt", "template"])
+    new.add_argument("name", metavar="NAME")
+    new.add_argument("--package", action="store_true", help="as a package of its own, not in this project")
+    new.add_argument(
+        "--from", metavar="TEMPLATE", dest="source", help="training template to copy; default: the method's"
+    )
+    new.set_defaults(run=_new)
+
+
 def _store_commands(commands: Any) -> None:
     store = commands.add_parser(
         "store", help="artifacts: list them, verify each file, or send them to the shared store"
@@ -104,6 +128,30 @@ def _positive(text: str) -> int:
 
 
 _positive.__name__ = "whole number above 0"  # argparse says it where the text is none
+
+
+def _init(options: argparse.Namespace) -> int:
+    from tunemake.commands.init import Choices, init
+
+    choices = Choices(
+        model=options.model, data=options.data, method=options.method, language=options.language,
+        name=options.assistant, author=options.author, question=options.question, answer=options.answer,
+    )  # fmt: skip
+    ask = input if sys.stdin.isatty() and not options.yes else None
+    try:
+        print(*init(Path.cwd(), options.project, choices, ask), sep="\n")
+    except EOFError:
+        raise InputError(
+            Fault("init", "no answer, so nothing was made", next_step="--yes takes the defaults")
+        ) from None
+    return 0
+
+
+def _new(options: argparse.Namespace) -> int:
+    from tunemake.commands.new import new
+
+    print(*new(Path.cwd(), options.what, options.name, package=options.package, source=options.source), sep="\n")
+    return 0
 
 
 def _chat(options: argparse.Namespace) -> int:

@@ -14,14 +14,10 @@ Place = tuple[int, int]
 
 def places(text: str) -> dict[Steps, Place]:
     """Give (line, column), counted from 1, of every key, table header and list item of a TOML text."""
-    import tree_sitter_toml
-    from tree_sitter import Language, Parser
-
-    tree = Parser(Language(tree_sitter_toml.language())).parse(text.encode())
     found: dict[Steps, Place] = {}
     counts: dict[Steps, int] = {}
     lines = text.encode().splitlines()
-    for node in tree.root_node.children:
+    for node in parts(text):
         prefix: Steps = ()
         if node.type in {"table", "table_array_element"}:
             prefix = _header(node, found, counts, lines)
@@ -29,6 +25,15 @@ def places(text: str) -> dict[Steps, Place]:
             if pair.type == "pair":
                 _pair(pair, prefix, found, lines)
     return found
+
+
+def parts(text: str) -> list[Any]:
+    """Give the nodes of a TOML text's top: pairs, comments, and tables with their pairs inside."""
+    import tree_sitter_toml
+    from tree_sitter import Language, Parser
+
+    children: list[Any] = Parser(Language(tree_sitter_toml.language())).parse(text.encode()).root_node.children
+    return children
 
 
 def _header(node: Any, found: dict[Steps, Place], counts: dict[Steps, int], lines: list[bytes]) -> Steps:
