@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from tunemake.digests import sha256_of_json
@@ -27,12 +28,12 @@ class Decides:
     sources: Mapping[str, str] = field(default_factory=dict)
     code: Mapping[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """The SHA-256 of all of it."""
         return sha256_of_json(asdict(self))
 
-    @property
+    @cached_property
     def folder_name(self) -> str:
         """The artifact's folder in the store. 64 bits of the fingerprint; the record holds all of it."""
         return f"{self.stage}-{self.fingerprint[:16]}"
