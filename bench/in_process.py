@@ -1,4 +1,4 @@
-"""Builds a project within this process: the same stages and records, but no process a stage and no flush to disk."""
+"""Builds a project within this process: the same stages and records, with no process a stage and no flush to disk."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def build(root: Path, names: Iterable[str] | None = None) -> None:
         mock.patch.object(builder.store.digests, "save"),
         mock.patch.object(builder.store.digests, "refresh"),
         mock.patch.object(building, "_environment", return_value=building._environment()),  # noqa: SLF001 - asked once
+        mock.patch("tunemake.stages.dataset.Plugins", return_value=builder.plugins),
         mock.patch("os.fsync"),
     ):
         for name in names or builder.stages:
