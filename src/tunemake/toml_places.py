@@ -53,7 +53,7 @@ def _header(node: Any, found: dict[Steps, Place], counts: dict[Steps, int], line
 
 
 def _pair(pair: Any, prefix: Steps, found: dict[Steps, Place], lines: list[bytes]) -> None:
-    key, value = pair.children[0], pair.children[-1]
+    key, value = pair.children[0], pair.children[2]  # a comment may follow
     path = prefix
     for name in _names(key):
         path = (*path, name)

@@ -36,6 +36,11 @@ def test_columns_count_characters_not_bytes():
     assert places('a = { "é" = 1, b = 2 }')[("a", "b")] == (1, 16)
 
 
+def test_a_comment_behind_a_value_hides_nothing_in_it():
+    found = places("a = ['x', 'y'] # A\nb = { c = 1 } # B\n")
+    assert (found[("a", 1)], found[("b", "c")]) == ((1, 11), (2, 7))
+
+
 keys = st.text(string.ascii_letters + string.digits + "_-", min_size=1, max_size=8)
 tables = st.dictionaries(keys, st.dictionaries(keys, st.integers() | st.text(max_size=5), max_size=4), max_size=4)
 

@@ -55,7 +55,7 @@ def with_plugin(text: str, plugin: str) -> str:
     """Put a file's name at the end of the list `plugins`, which is made above the first table where there is none."""
     for node in parts(text):
         if node.type == "pair" and tomllib.loads(f"{_text(node.children[0])} = 0") == {"plugins": 0}:
-            return _with_item(text, node.children[-1], f'"{plugin}"')
+            return _with_item(text, node.children[2], f'"{plugin}"')
     lines = _lines(text)
     row = next(iter(_headers(text)), (len(lines), ""))[0]
     above = row
