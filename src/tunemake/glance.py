@@ -28,16 +28,21 @@ Stamps = dict[str, Stamp]
 
 
 class Notes:
-    """Stat data of what was looked at, by path. steady: none of it was too young, or changed meanwhile."""
+    """Stat data of what was looked at in and for a project, by path.
 
-    def __init__(self) -> None:
+    steady: none of it was too young, or changed meanwhile.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._caches = str(root.absolute() / FILE.parent)
         self.stamps: Stamps = {}
         self.steady = True
 
     def add(self, path: str) -> None:
         """Note a file or folder before it is read; caches of ours and of Python's decide nothing."""
         place = os.path.abspath(path)  # noqa: PTH100 - a link stays one, and this is called for every file
-        if f"{os.sep}__pycache__" in place or f"{os.sep}build{os.sep}.cache" in place:
+        name = place.rpartition(os.sep)[2]
+        if place.startswith(self._caches) or name == "__pycache__" or ".pyc" in name:
             return
         now = stamp(place)
         if self.stamps.setdefault(place, now) != now or _is_young(now, time.time_ns()):
@@ -55,13 +60,13 @@ def look_at(path: str | os.PathLike[str]) -> None:
 
 
 @contextmanager
-def noting() -> Iterator[Notes]:
-    """Note all that is looked at inside."""
+def noting(root: Path) -> Iterator[Notes]:
+    """Note all that is looked at inside, in and for the project in a folder."""
     global _notes, _hooked  # noqa: PLW0603 - a hook is for the whole process, and for good
     if not _hooked:
         sys.addaudithook(_hook)
         _hooked = True
-    before, _notes = _notes, Notes()
+    before, _notes = _notes, Notes(root)
     try:
         yield _notes
     finally:

@@ -57,7 +57,7 @@ class Work:
         known = self._glance.tasks()
         if known is not None:
             return known
-        with noting() as notes:
+        with noting(self.root) as notes:
             builder = self.builder
             groups = [{"basename": name, "name": None, "doc": doc} for name, doc in _groups(builder).items()]
             described = [*groups, *(_described(builder, stage) for stage in builder.stages.values())]
@@ -70,7 +70,7 @@ class Work:
         """Give why a stage is stale, and whether the store holds it; raises TunemakeError where nobody can say."""
         if self._glance.is_fresh(name):
             return [], True
-        with noting() as notes:
+        with noting(self.root) as notes:
             try:
                 state = self.builder.state(name)
             finally:

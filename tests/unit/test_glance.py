@@ -19,7 +19,7 @@ def project(tmp_path):
 
 
 def look(project):
-    with noting() as notes:
+    with noting(project) as notes:
         (project / "data" / "a.txt").read_text()
         list((project / "data").glob("*"))
         look_at(project / "not-there")
@@ -29,7 +29,7 @@ def look(project):
 
 def known(project):
     kept = Glance(project)
-    with noting() as notes:
+    with noting(project) as notes:
         (project / "link").exists()
     kept.loaded([{"stage": "data"}], notes)
     kept.judged_fresh("data", look(project))
@@ -55,7 +55,7 @@ def test_a_file_younger_than_a_tick_is_not_relied_on(project):
 
 
 def test_a_file_that_changes_while_it_is_looked_at_is_not_relied_on(project):
-    with noting() as notes:
+    with noting(project) as notes:
         look_at(project / "not-there")
         (project / "not-there").touch()
         look_at(project / "not-there")
@@ -110,3 +110,12 @@ def test_another_python_or_path_looks_for_itself(project, monkeypatch):
     known(project)
     monkeypatch.syspath_prepend(str(project / "data"))
     assert Glance(project).tasks() is None
+
+
+def test_a_project_inside_of_another_ones_caches_is_looked_at_all_the_same(tmp_path):
+    inner = tmp_path / "build" / ".cache" / "inner"
+    inner.mkdir(parents=True)
+    with noting(inner) as notes:
+        look_at(inner / "project.toml")
+        look_at(inner / "build" / ".cache" / "checked")
+    assert list(notes.stamps) == [str(inner / "project.toml")]
