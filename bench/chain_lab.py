@@ -81,8 +81,9 @@ class Lab:
 
     def end(self, process: subprocess.Popen[str], number: int, *, group: bool) -> None:
         """Send a signal to a build, to its group or to it alone, and wait for its end."""
-        if process.poll() is None:
-            (os.killpg if group else os.kill)(process.pid, number)
+        if process.poll() is not None:
+            return  # it had nothing to do in which it could be hit
+        (os.killpg if group else os.kill)(process.pid, number)
         if self.wait(process) == 0:
             self.told.append("says done")
 

@@ -134,7 +134,8 @@ def tools(dvc: str, snakemake: str, make: str) -> list[Tool]:
             action=("Makefile", "upper", "lower"),
         ),
         Tool(
-            "doit", [python, "-m", "doit"], [python, "-c", "import doit; print(doit.__version__)"],
+            "doit", [python, "-m", "doit"],
+            [python, "-c", "from importlib.metadata import version; print(version('doit'))"],
             parameter=("dodo.py", '"!"', '"+"'), action=("dodo.py", "upper src", "lower src"), notes=(".doit.db*",),
         ),
         Tool(
@@ -143,7 +144,7 @@ def tools(dvc: str, snakemake: str, make: str) -> list[Tool]:
             prepare=([dvc, "init", "--no-scm"],), environment={"DVC_NO_ANALYTICS": "1"},
         ),
         Tool(
-            "snakemake", [snakemake, "--cores", "1", "c"], [snakemake, "--version"], parameter=("Snakefile", "!", "+"),
-            action=("Snakefile", "upper", "lower"), notes=(".snakemake/metadata/*",), environment=snake_home,
+            "snakemake", [snakemake, "--cores", "1", "b", "c"], [snakemake, "--version"],
+            parameter=("Snakefile", "!", "+"), action=("Snakefile", "upper", "lower"), notes=(".snakemake/metadata/*",), environment=snake_home,
         ),
     ]  # fmt: skip

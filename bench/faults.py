@@ -281,6 +281,8 @@ def main() -> None:
     for name in ("dvc", "snakemake", "make"):
         parser.add_argument(f"--{name}", default=name, metavar="PATH")
     chosen = parser.parse_args()
+    # A shell starts what runs in the background with SIGINT ignored, and then all that it starts ignores it too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     found = tools(chosen.dvc, chosen.snakemake, chosen.make)
     asked = [tool for tool in found if tool.name in (chosen.tools.split(",") if chosen.tools else tool.name)]
     versions = {tool.name: tool.describe() for tool in asked}

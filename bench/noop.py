@@ -122,9 +122,13 @@ def chain(tool: Tool, place: Path, count: int) -> Contender:
     else:
         (folder / "dvc.yaml").write_text("stages:\n" + "".join(DVC.format(**step) for step in steps), "utf-8")
     for command in [*tool.prepare, tool.command]:
-        command = command[:-1] if command[-1] == "c" else command  # noqa: PLW2901 - of that chain the first rule is the last
-        subprocess.run(command, cwd=folder, env=tool.surroundings(), check=True, capture_output=True)
-    return Contender([word for word in tool.command if word != "c"], folder, tool.surroundings())
+        subprocess.run(_plain(command), cwd=folder, env=tool.surroundings(), check=True, capture_output=True)
+    return Contender(_plain(tool.command), folder, tool.surroundings())
+
+
+def _plain(command: list[str]) -> list[str]:
+    """Leave out the targets of the faults' chain: here the first rule is what is asked for."""
+    return [word for word in command if word not in {"b", "c"}]
 
 
 def many(found: Mapping[str, Tool], place: Path, count: int) -> dict[str, Contender]:
