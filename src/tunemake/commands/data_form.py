@@ -41,29 +41,34 @@ def form_of(file: Path, generators: Mapping[str, Generator], columns: tuple[str 
     Raises SampleError where none gives any.
     """
     best: tuple[int, DataForm] | None = None
-    reason = ""
+    reasons: dict[str, str] = {}
     for name, parameters in _candidates(file, columns):
         questions, bad, told = _tried(generators[name], file, parameters)
-        reason = told or reason
+        reasons.setdefault(name, told)  # the first is of the plainest parameters
         if len(questions) > bad and (best is None or len(questions) > best[0]):
             best = (len(questions), DataForm(name, parameters, tuple(dict.fromkeys(questions))[:2]))
     if best is None:
+        reason = reasons["csv_qa" if _is_table(file) or len(reasons) == 1 else "messages"]
         step = "name its columns by --question and --answer, or write a generator: tunemake new dataset NAME"
         expected = "OpenAI's messages, ShareGPT's or Alpaca's form, or a question and an answer in each row"
-        raise SampleError(Fault(str(file), f"no samples could be read: {reason}", expected, next_step=step))
+        raise SampleError(Fault("--data", f"no samples could be read: {reason}", expected, next_step=step))
     return best[1]
 
 
 def _candidates(file: Path, columns: tuple[str | None, str | None]) -> Iterator[tuple[str, dict[str, Any]]]:
     pairs = [(columns[0] or question, columns[1] or answer) for question, answer in _COLUMNS]
     tables: list[dict[str, str]] = [{}]
-    if file.suffix.lower() in _TABLES:
+    if _is_table(file):
         tables = [e | d for e in ({}, {"encoding": "auto"}) for d in ({}, {"delimiter": ";"}, {"delimiter": "\t"})]
     for table in tables:
         if columns == (None, None):
             yield from ((name, table if name == "alpaca" else {}) for name in _FORMS)
-        for question, answer in reversed(dict.fromkeys(pairs)):  # so that the last reason is of the plainest names
+        for question, answer in dict.fromkeys(pairs):
             yield "csv_qa", {"question": question, "answer": answer, **table}
+
+
+def _is_table(file: Path) -> bool:
+    return file.suffix.lower() in _TABLES
 
 
 def _tried(generator: Generator, file: Path, parameters: Mapping[str, Any]) -> tuple[list[str], int, str]:

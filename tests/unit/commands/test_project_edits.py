@@ -16,8 +16,7 @@ PLUGIN = "plugins/mine.py"
 def test_a_list_is_made_above_the_first_table_and_what_is_said_of_it():
     text = "#:schema x.json\n# The file's.\n\n# The table's.\n[project]\nname = 'x'\n"
     assert with_plugin(text, PLUGIN) == (
-        "#:schema x.json\n# The file's.\n\n"
-        'plugins = ["plugins/mine.py"]\n\n# The table\'s.\n[project]\nname = \'x\'\n'
+        "#:schema x.json\n# The file's.\n\nplugins = [\"plugins/mine.py\"]\n\n# The table's.\n[project]\nname = 'x'\n"
     )
 
 
@@ -50,7 +49,8 @@ def test_the_file_is_put_into_lists_of_every_form(text, edited):
     ("text", "edited"),
     [
         ("[datasets.a]\nx = 1\n\n# of data\n[data]\n", f"[datasets.a]\nx = 1\n\n{TABLE}\n# of data\n[data]\n"),
-        ("[datasets.a]\nx = 1\n[datasets.a.b]\ny = 1\n[data]\n", f"[datasets.a]\nx = 1\n[datasets.a.b]\ny = 1\n\n{TABLE}[data]\n"),
+        ("[datasets.a]\nx = 1\n[datasets.a.b]\n[data]\n", f"[datasets.a]\nx = 1\n[datasets.a.b]\n\n{TABLE}[data]\n"),
+        ("datasets.a.x = 1\n", f"datasets.a.x = 1\n\n{TABLE}"),
         ("[datasets.a]\nx = 1", f"[datasets.a]\nx = 1\n\n{TABLE}"),
         ("[datasets.a]\nx = 1\n\n\n# the end\n", f"[datasets.a]\nx = 1\n\n\n# the end\n\n{TABLE}"),
         ('["datasets".a]\nx = 1\n\n[data]\n', f'["datasets".a]\nx = 1\n\n{TABLE}\n[data]\n'),
@@ -74,24 +74,25 @@ def test_a_byte_order_mark_and_a_link_stay(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["datasets = { a = { x = 1 } }\n", "datasets.a.x = 1\n", '[datasets.a]\nx = """\n# [b]\n#"""\n[data]\n']
+    "text",
+    [
+        "datasets = { a = { x = 1 } }\n",  # an inline table is whole
+        '[datasets.a]\nx = """\n# [b]\n#"""\n[data]\n',  # what stands above the head is no comment
+    ],
 )
 def test_what_cannot_be_edited_is_left_and_told(tmp_path, text):
     path = tmp_path / "project.toml"
     path.write_text(text)
-    try:
+    told = r'only you can edit; add "plugins/mine\.py" to plugins above the first table, and \[datasets\.mine\]'
+    with pytest.raises(ProjectError, match=told):
         put_in(tmp_path, PLUGIN, ("mine", TABLE))
-    except ProjectError as error:
-        assert "only you can edit; add \"plugins/mine.py\" to plugins" in str(error)
-        assert path.read_text() == text
-    else:  # what was edited says what it said
-        assert tomllib.loads(path.read_text())["datasets"]["a"] == tomllib.loads(text)["datasets"]["a"]
+    assert path.read_text() == text
 
 
 comments = st.sampled_from(["", "# c\n", "\n", "\n# c\n\n", "# [datasets.x]\n"])
 pieces = st.sampled_from(
-    ["[project]\nname = 'x'\n", "[datasets.a]\nx = ['#', \"[\"]\n", "[datasets.a.p]\ny = '''\n[data]\n'''\n", "[data]\n",
-     "[[list]]\n[[list]]\n", "[datasets.b] # b\n", "[train.lora]\nr = 1\n"]
+    ["[project]\nname = 'x'\n", "[datasets.a]\nx = ['#', \"[\"]\n", "[datasets.a.p]\ny = '''\n[data]\n'''\n",
+     "[data]\n", "[[list]]\n[[list]]\n", "[datasets.b] # b\n", "[train.lora]\nr = 1\n"]
 )  # fmt: skip
 
 
