@@ -145,6 +145,7 @@ def tools(dvc: str, snakemake: str, make: str) -> list[Tool]:
         ),
         Tool(
             "snakemake", [snakemake, "--cores", "1", "b", "c"], [snakemake, "--version"],
-            parameter=("Snakefile", "!", "+"), action=("Snakefile", "upper", "lower"), notes=(".snakemake/metadata/*",), environment=snake_home,
+            parameter=("Snakefile", "!", "+"), action=("Snakefile", "upper", "lower"),
+            notes=(".snakemake/metadata/*",), environment=snake_home,
         ),
     ]  # fmt: skip
