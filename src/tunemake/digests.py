@@ -59,13 +59,13 @@ class Digests:
     def of(self, path: Path) -> str:
         """Give the SHA-256 of a file; raises OSError where it cannot be read."""
         look_at(path)
-        key, stamp = os.path.realpath(path), _stamp(path)
+        key, stamp = _stamp(path)
         known = self._known.get(key)
         if known is not None and known[:-1] == stamp:
             return str(known[-1])
         young = time.time_ns() - max(stamp[1], stamp[2]) < _TICK_NS
         digest = sha256_of_file(path)
-        if not young and _stamp(path) == stamp:
+        if not young and _stamp(path) == (key, stamp):
             self.remember(path, digest)
         return digest
 
@@ -81,12 +81,14 @@ class Digests:
 
     def is_known(self, path: Path) -> bool:
         """Say whether a file's digest is remembered and its stat data are the remembered ones."""
-        known = self._known.get(os.path.realpath(path))
-        return known is not None and known[:-1] == _stamp(path)
+        key, stamp = _stamp(path)
+        known = self._known.get(key)
+        return known is not None and known[:-1] == stamp
 
     def remember(self, path: Path, digest: str) -> None:
         """Remember a digest for a file as it is now."""
-        self._known[os.path.realpath(path)] = [*_stamp(path), digest]
+        key, stamp = _stamp(path)
+        self._known[key] = [*stamp, digest]
         self._changed = True
 
     def refresh(self) -> None:
@@ -115,9 +117,10 @@ def replace_text(path: Path, text: str) -> None:
         raise
 
 
-def _stamp(path: Path) -> list[int]:
+def _stamp(path: Path) -> tuple[str, list[int]]:
+    """Say which file it is, whatever link or name leads to it, and how it is now."""
     stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+    return f"{stat.st_dev}:{stat.st_ino}", [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 def _read(cache: Path) -> dict[str, list[Any]]:
