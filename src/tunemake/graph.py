@@ -19,7 +19,7 @@ from tunemake.variants import DEFAULT
 
 # Raise a stage's version when it makes other content of the same inputs: every project then makes it anew.
 VERSIONS = {
-    "base": 1, "dataset": 2, "data": 2, "config": 2, "train": 1, "adapter": 1, "merge": 1, "evaluate": 1,
+    "base": 1, "dataset": 2, "data": 2, "config": 2, "train": 1, "adapter": 1, "merge": 2, "evaluate": 1,
 }  # fmt: skip
 
 
@@ -286,11 +286,19 @@ def _merge(project: Project, template: Mapping[str, Any]) -> Stage:
         parameters={
             "dtype": project.merge["dtype"], "shard_size": project.merge.get("shard_size"),
             "prompt_template": dict(template),
+            # For the model's own record.
+            "project": project.name, "base": project.model["source"], "template": project.model["prompt_template"],
         },
         runtime={"trust_remote_code": project.model["trust_remote_code"]},
-        link=_link(project, "merged"), outputs=("config.json", "tokenizer_config.json"),
-        needs={"base": Need("base", ("model/**",)), "train" if full else "adapter": weights},
-        titles={name: f"merge.{name}" for name in ("dtype", "shard_size")},
+        link=_link(project, "merged"), outputs=("config.json", "tokenizer_config.json", models.MODEL_RECORD),
+        needs={
+            "base": Need("base", ("model/**", "model.json")), "train" if full else "adapter": weights,
+            "data": Need("data", (_train_file(project),)),
+        },
+        titles={
+            "dtype": "merge.dtype", "shard_size": "merge.shard_size", "project": "project.name",
+            "base": "model.source", "template": "model.prompt_template",
+        },
     )  # fmt: skip
 
 
@@ -305,7 +313,8 @@ def _evaluate(project: Project, template: Mapping[str, Any]) -> Stage:
         },
         link=_link(project, "evaluation"), outputs=("scores.json", "answers.json"),
         needs={
-            "base": _MODEL, "merged": Need("merge"), "data": Need("data", (_train_file(project),)),
+            "base": _MODEL, "merged": Need("merge", without=(models.MODEL_RECORD,)),
+            "data": Need("data", (_train_file(project),)),
         },
         sources=files, titles={name: f"evaluate.{name}" for name in asked},
     )  # fmt: skip

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from tunemake.faults import Fault, ModelError
-from tunemake.models import LEGAL
+from tunemake.models import LEGAL, MODEL_RECORD
 from tunemake.seams import chat_template_for, encoder
 from tunemake.tensors import BYTES, INDEX_NAME, Tensor, create
 
 # Named by suffix, because tokenizers and custom code name their files as they like.
 COMPANIONS = {".json", ".txt", ".model", ".py", ".jinja", ".tiktoken", ".vocab"}
-# config.json is written anew, artifact.json is the base's own record, an adapter's config makes
+# config.json is written anew, records tell of the base's own making, an adapter's config makes
 # transformers load the folder as an adapter.
-OWN = {"config.json", "artifact.json", "adapter_config.json"}
+OWN = {"config.json", "artifact.json", MODEL_RECORD, "adapter_config.json"}
 BIGGEST_COMPANION = 64 * 2**20  # the largest tokenizers known take half of it
 DTYPE_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 Spec = tuple[str, str, tuple[int, ...]]

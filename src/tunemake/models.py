@@ -25,6 +25,7 @@ _FORMS = {
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tokenization_*.py", "*.tiktoken")
 _DECIDING = ("*.safetensors", "*.json", "*.py", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.vocab")
 LEGAL = ("LICENSE", "LICENCE", "NOTICE", "COPYING")
+MODEL_RECORD = "tunemake.json"  # of a model that a build made
 ADAPTER = "adapter_"  # beside a model, transformers would load it, or even the model that its config names
 _TELLING = ("README", *LEGAL)  # they may be .txt and decide nothing
 _PICKLED = ("*.bin", "*.pth", "*.pt", "*.ckpt")
@@ -127,8 +128,8 @@ def model_files(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in found
-        # artifact.json is a record of ours: it holds times, and lies in a folder that an earlier build made.
-        if not path.name.startswith((".", ADAPTER, *_TELLING)) and path.name != "artifact.json"
+        # Records of ours: they say how the folder was made, and artifact.json holds times.
+        if not path.name.startswith((".", ADAPTER, *_TELLING)) and path.name not in {"artifact.json", MODEL_RECORD}
     )
 
 

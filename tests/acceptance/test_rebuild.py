@@ -62,9 +62,9 @@ def test_what_only_decides_how_training_runs_changes_the_config_alone(built):
     assert built.built().ran == ["config"]
 
 
-def test_another_name_of_the_project_changes_the_config_alone(built):
+def test_another_name_of_the_project_trains_and_asks_nothing_anew(built):
     built.edit('name = "tiny"', 'name = "other"')
-    assert built.built().ran == ["config"]
+    assert built.built().ran == ["config", "merge"]  # the merged model's record names the project
 
 
 def test_the_same_model_under_another_path_retrains_nothing(built):

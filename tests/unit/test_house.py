@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "tunemake"
 ORDER = [
     "contracts", "faults", "findings", "glance", "shelves", "digests", "schema", "toml_places", "variants", "project",
     "plugin_files", "plugins", "prompts", "chat_templates", "seams", "samples", "tensors", "models", "model_folder",
-    "sources", "gguf_model", "lora", "lora_changes", "checkpoints", "cures", "template_fit", "trained_text",
+    "model_record", "sources", "gguf_model", "lora", "lora_changes", "checkpoints", "cures", "template_fit", "trained_text",
     "data_statistics", "training_length", "data_findings", "machine", "build_size", "generation", "staleness",
     "artifacts", "extension", "store", "holdings", "sweep", "transfers", "remote_records", "remote_store",
     "engines", "stages", "shares", "process", "graph", "building", "comparison", "loading", "data_check",

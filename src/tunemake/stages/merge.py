@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunemake.chat_templates import resolved
+from tunemake.digests import DIGESTS, Digests
 from tunemake.faults import Fault, StageError
 from tunemake.lora_changes import Change, read_changes
 from tunemake.model_folder import (
@@ -32,6 +33,7 @@ from tunemake.model_folder import (
     set_chat_template,
     write_config,
 )
+from tunemake.model_record import write_model_record
 from tunemake.stages import Job
 from tunemake.tensors import BYTES, FLOATS, Block, Files, Tensor, blocks, read_model
 
@@ -55,10 +57,10 @@ def _silent(done: int, total: int) -> None:
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write the merged model, which speaks by the project's prompt template, into work.
+    """Write the merged model, which speaks by the project's prompt template, and its record into work.
 
-    parameters: dtype, shard_size ("2GB" or None), prompt_template. inputs: base, and adapter or, of a full
-    fine-tuning, train.
+    parameters: dtype, shard_size ("2GB" or None), prompt_template; and for the record project, base and template
+    (names). inputs: base, data, and adapter or, of a full fine-tuning, train.
     """
     base, dtype = job.inputs["base"] / "model", job.parameters["dtype"]
     size = shard_bytes(job.parameters["shard_size"])
@@ -72,6 +74,7 @@ def run(job: Job) -> dict[str, Any]:
         full_model_from_checkpoint(checkpoint, base, job.work, dtype=dtype, shard_size=size)
     template = resolved(job.parameters["prompt_template"], base)
     set_chat_template(job.work, template, trust_remote_code=job.runtime["trust_remote_code"])
+    write_model_record(job.work, job.inputs, job.parameters, Digests(job.root / DIGESTS))
     return {"dtype": dtype}
 
 
