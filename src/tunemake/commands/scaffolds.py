@@ -29,7 +29,7 @@ def check_project_name(name: str) -> None:
     """Raise InputError where a project's folder cannot have this name, and propose one."""
     if not _PROJECT.fullmatch(name) or len(name) > _LONGEST:
         clean = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:_LONGEST]
-        _refuse(name, "letters, digits, dot, dash and underscore, for a folder in this one", clean)
+        _refuse(name, "letters, digits, dot, dash and underscore", clean)
 
 
 def check_plugin_name(name: str) -> None:
@@ -37,7 +37,7 @@ def check_plugin_name(name: str) -> None:
     if not _PLUGIN.fullmatch(name) or len(name) > _LONGEST:
         words = re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
         clean = "_".join(words)
-        _refuse(name, "words of small letters and digits with _ between them, such as my_data", clean)
+        _refuse(name, "words of two or more small letters and digits, with _ between them, such as my_data", clean)
     if keyword.iskeyword(name):
         raise InputError(Fault(_told(name), "a word of Python's own", next_step="choose another name"))
 

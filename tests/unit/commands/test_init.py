@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from light_model import write_light_model
 from tunemake.commands.init import Choices, init
 from tunemake.faults import InputError
 from tunemake.loading import load_builder
@@ -17,8 +18,7 @@ PAIRS = [("How?", "So."), ("Why?", "Because."), ("When?", "Now.")]
 
 @pytest.fixture
 def home(tmp_path):
-    (tmp_path / "models" / "tiny").mkdir(parents=True)
-    (tmp_path / "models" / "tiny" / "tokenizer_config.json").write_text('{"chat_template": "{{ x }}"}')
+    write_light_model(tmp_path / "models" / "tiny")
     return tmp_path
 
 
@@ -65,11 +65,21 @@ def test_another_model_has_its_own_template_and_no_digest(home, source, told, te
     assert (project.model["source"], project.model["prompt_template"]) == (told, template)
     assert "sha256" not in project.model
     assert project.train["lora"]["targets"] == "all-linear"
+    assert project.data["max_length"] == (256 if told.startswith("..") else 512)  # no longer than the model reads
 
 
 def test_a_folder_without_a_chat_template_gets_chatml(home):
-    (home / "models/tiny/tokenizer_config.json").write_text("{}")
-    assert made(home, model=str(home / "models/tiny")).model["prompt_template"] == "chatml"
+    write_light_model(home / "models/plain", chat_template=None)
+    assert made(home, model=str(home / "models/plain")).model["prompt_template"] == "chatml"
+
+
+def test_a_folder_with_code_of_its_own_is_not_trusted_by_itself(home):
+    folder = home / "models/tiny"
+    config = json.loads((folder / "config.json").read_text()) | {"auto_map": {"AutoConfig": "own.Config"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text("raise SystemExit\n")
+    assert made(home, model="models/tiny").model["trust_remote_code"] is False
+    assert "\n# trust_remote_code = true # the folder holds code of its own" in (home / "x/project.toml").read_text()
 
 
 @pytest.mark.parametrize("text", ['A "B" \\C', "it's {x}", "小木 🌲"])
@@ -146,6 +156,7 @@ def test_data_and_an_introduction_go_together(home):
         ({"method": "lra"}, '--method: unknown; expected lora or qlora or full, got "lra"; did you mean "lora"?'),
         ({"language": "fr"}, '--language: unknown; expected both or en or zh, got "fr"'),
         ({"model": "org/name"}, "--model: no such folder; got org/name; a hub's model is written hf:org/name"),
+        ({"model": "models"}, "models: no config.json"),
         ({"model": "hf:name"}, "--model: malformed; expected hf:org/name@revision"),
         ({"data": "self-introducton"}, "--data: no such file; expected a data file, or self-introduction, got self-i"),
         ({"name": "a\nb"}, r"--name: not allowed; expected a text of one line, got 'a\nb'"),
@@ -156,7 +167,7 @@ def test_data_and_an_introduction_go_together(home):
 def test_a_choice_that_cannot_be_is_told(home, choices, told):
     with pytest.raises(InputError) as error:
         made(home, **choices)
-    assert str(error.value).startswith(told)
+    assert str(error.value).removeprefix(f"{home}/").startswith(told)
     assert not (home / "x").exists()
 
 
