@@ -11,6 +11,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--json", action="store_true", help="for machines")
     compare.set_defaults(run=_compare)
     _store_commands(commands)
+    _provenance_commands(commands)
     commands.add_parser("xtuner", help="XTuner's own tools with cures: train, pth_to_hf, merge, …")
     return parser
 
@@ -118,6 +120,23 @@ def _store_commands(commands: Any) -> None:
     gc.add_argument("--work", action="store_true", help="killed trainings too, which a build would go on with")
     gc.add_argument("--dry-run", action="store_true", help="say what would go, and remove nothing")
     gc.set_defaults(run=_gc)
+
+
+def _provenance_commands(commands: Any) -> None:
+    for name, text in (
+        ("lock", "write tunemake.lock: what the build was made from, and its digests; a whole build does it by itself"),
+        ("verify", "read all files that the links show, or a model folder's, and compare them with what is recorded"),
+        ("status", "say how tunemake.lock, build and project differ, and where the models lie"),
+        ("reproduce", "build once more in a clean folder, and say of each stage whether it comes out equal"),
+    ):
+        asked = commands.add_parser(name, help=text)
+        asked.add_argument("--json", action="store_true", help="for machines")
+        asked.set_defaults(run=_provenance, what=name)
+        if name == "verify":
+            asked.add_argument("folder", nargs="?", type=Path, help="a merged model's folder, wherever it was copied")
+        if name == "reproduce":
+            asked.add_argument("stages", nargs="*", metavar="STAGE", help="these and what they need; default: all")
+            asked.add_argument("--into", type=Path, metavar="FOLDER", help="build there, and keep it")
 
 
 def _positive(text: str) -> int:
@@ -209,6 +228,18 @@ def _gc(options: argparse.Namespace) -> int:
     for line in store.cleared(Path.cwd(), rules):
         print(line)
     return 0
+
+
+def _provenance(options: argparse.Namespace) -> int:
+    from tunemake.commands import provenance, reproduce
+
+    root, machine = Path.cwd(), options.json
+    say = partial(print, flush=True)
+    if options.what == "verify":
+        return provenance.verify(root, say, options.folder, machine=machine)
+    if options.what == "reproduce":
+        return reproduce.reproduce(root, say, options.stages, options.into, machine=machine)
+    return (provenance.lock if options.what == "lock" else provenance.status)(root, say, machine=machine)
 
 
 def _configs(options: argparse.Namespace) -> int:

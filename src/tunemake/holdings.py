@@ -58,18 +58,23 @@ def links(store: Store) -> dict[Path, list[str]]:
 
 def flaws(store: Store) -> tuple[int, list[str]]:
     """Read every file of every artifact; give how many were read, and what is not as its record tells."""
+    return flaws_in({entry.name: entry for entry in _entries(store)})
+
+
+def flaws_in(entries: Mapping[str, Path]) -> tuple[int, list[str]]:
+    """Tell as `flaws` does of some artifacts, by the names that they are to be told under."""
     found: list[str] = []
     files: list[tuple[str, Path, str]] = []
-    for entry in _entries(store):
+    for title, entry in entries.items():
         record = read_record(entry)
         if record is None:
-            found.append(f"{entry.name}: no record that this version understands")
+            found.append(f"{title}: no record that this version understands")
             continue
         if not _is_of_its_fingerprint(entry, record):
-            found.append(f"{entry.name}/{RECORD} is not that of its fingerprint")
+            found.append(f"{title}/{RECORD} is not that of its fingerprint")
         left = elsewhere(entry)
         files += [
-            (f"{entry.name}/{name}", entry / name, output["sha256"]) for name, output in record["outputs"].items()
+            (f"{title}/{name}", entry / name, output["sha256"]) for name, output in record["outputs"].items()
             if name not in left or (entry / name).exists()
         ]  # fmt: skip
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:

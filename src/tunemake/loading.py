@@ -20,20 +20,21 @@ from tunemake.store import Store
 Found = list[tuple[Path_, Fault]]
 
 
-def load_builder(root: Path) -> Builder:
+def load_builder(root: Path, *, alone: bool = False) -> Builder:
     """Read the project in a folder.
 
+    alone: with a store in its own build/ and no other, whatever it names.
     Raises ProjectError with every fault that project.toml, the files that it names and the plugins show without work.
     """
     try:
-        return _builder(root)
+        return _builder(root, alone=alone)
     except OSError as error:  # a folder that may not be entered, a name that no file can have
         name = os.path.relpath(error.filename, root) if error.filename else FILE
         raise ProjectError(Fault(name, f"cannot be read: {error.strerror}")) from error
 
 
-def _builder(root: Path) -> Builder:
-    variants = load_variants(root)
+def _builder(root: Path, *, alone: bool) -> Builder:
+    variants = [replace(project, store={}) if alone else project for project in load_variants(root)]
     _raise_all(variants[0], _store(variants[0]))
     store = Store(root, variants[0].store.get("path"))
     plugins = Plugins(root, variants[0].plugins, store.digests)

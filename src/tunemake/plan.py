@@ -33,7 +33,7 @@ class Step:
 
 def plan(builder: Builder, wanted: Iterable[str] = ()) -> list[Step]:
     """Give the steps of a build of the wanted stages and all that they need, in order; of everything by default."""
-    chosen = _needed(builder, list(wanted)) if wanted else set(builder.stages)
+    chosen = needed(builder, wanted) if wanted else set(builder.stages)
     steps: dict[str, Step] = {}
     for name, stage in builder.stages.items():
         if name in chosen:
@@ -134,11 +134,13 @@ def _count(record: Mapping[str, Any] | None, file: str) -> int | None:
     return part.get("samples") if isinstance(part, Mapping) else None
 
 
-def _needed(builder: Builder, wanted: list[str]) -> set[str]:
+def needed(builder: Builder, wanted: Iterable[str]) -> set[str]:
+    """Name the wanted stages and all that they need."""
     found: set[str] = set()
-    while wanted:
-        name = wanted.pop()
+    waiting = list(wanted)
+    while waiting:
+        name = waiting.pop()
         if name not in found:
             found.add(name)
-            wanted += [need.stage for need in builder.stages[name].needs.values()]
+            waiting += [need.stage for need in builder.stages[name].needs.values()]
     return found

@@ -51,18 +51,19 @@ def reasons(before: Mapping[str, Any] | None, now: Decides, titles: Mapping[str,
     if before["stage_version"] != now.version:
         told.append(f"tunemake makes {now.stage} differently: version {before['stage_version']} → {now.version}")
     told += [
-        f"{_title(name, titles)}: {_short(old)} → {_short(new)}"
-        for name, old, new in _differences(before["parameters"], now.parameters)
+        f"{_title(name, titles)}: {short(old)} → {short(new)}"
+        for name, old, new in differences(before["parameters"], now.parameters)
     ]
     for kind, verb in (("inputs", "changed"), ("sources", "changed"), ("code", "code changed")):
         told += _file_differences(before.get(kind, {}), getattr(now, kind), verb)
     return [reason for reason in told if reason not in _RENDERED] or told
 
 
-def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+def differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Give the dotted name of each value that two JSON tables have not in common, with both of them."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in [*old, *(key for key in new if key not in old)]:
-            yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))
+            yield from differences(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))
     elif old != new:
         yield name, old, new
 
@@ -79,7 +80,8 @@ def _title(name: str, titles: Mapping[str, str] | None) -> str:
     return f"{title}.{rest}" if rest else title
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """Write a JSON value for a message, its end cut off where it is long."""
     text = "none" if value is None else json.dumps(value, ensure_ascii=False)
     longest = 40
     return text if len(text) <= longest else text[: longest - 1] + "…"

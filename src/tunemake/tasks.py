@@ -102,7 +102,7 @@ def _described(builder: Builder, stage: graph.Stage) -> dict[str, Any]:
         "file_dep": [f"{other.link}/{other.outputs[0]}" for other in needed],
         "task_dep": [other.name for other in needed],
         "targets": [f"{stage.link}/{name}" for name in (*stage.outputs, "artifact.json")],
-        "meta": {"tunemake_link": stage.link, "kind": stage.kind, "variant": stage.variant},
+        "meta": {"tunemake_link": stage.link, "links": list(stage.links), "kind": stage.kind, "variant": stage.variant},
     }
     return task | ({"name": name} if name else {})
 
@@ -170,6 +170,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
     def initialize(self, tasks: Mapping[str, Any], selected_tasks: Any) -> None:  # noqa: ARG002 - doit's
         """Start counting."""
         self._ran: dict[str, float | None] = {}
+        self._fresh: set[str] = set()
         self._tasks = tasks
 
     def execute_task(self, task: Any) -> None:
@@ -188,6 +189,11 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         seconds = self._ran[task.name] = (task.meta or {}).get("seconds")
         if seconds is not None:
             self.write(f"   {task.title()} made in {seconds:.1f} s\n")
+
+    def skip_uptodate(self, task: Any) -> None:
+        """Say that a task has nothing to do."""
+        super().skip_uptodate(task)
+        self._fresh.add(task.name)
 
     def _write_failure(self, result: Mapping[str, Any], write_exception: bool = True) -> None:  # noqa: FBT001, FBT002
         if "tunemake_link" in (result["task"].meta or {}) and isinstance(result["exception"], TaskFailed):
@@ -209,6 +215,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         links = {(meta["kind"], meta["variant"]): meta["tunemake_link"] for meta in ran}
         if self.failures:
             return
+        self._lock()
         from tunemake.variants import DEFAULT
 
         evaluated = {variant: link for (kind, variant), link in links.items() if kind == "evaluate"}
@@ -222,6 +229,16 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         for (kind, _), link in links.items():
             if kind == "merge":
                 self.write(f"\nmerged model: {link}\ntalk to it:   {_own_command()} chat {link}\n")
+
+    def _lock(self) -> None:
+        stages = {name: task for name, task in self._tasks.items() if "tunemake_link" in (task.meta or {})}
+        ran, whole = bool(stages.keys() & self._ran), stages.keys() <= self._ran.keys() | self._fresh
+        if Work.current is None or not (ran or whole):
+            return
+        from tunemake.lock import after_build
+
+        links, work = [link for task in stages.values() for link in task.meta["links"]], Work.current
+        self.write(after_build(work.root, links, lambda: work.builder, ran=ran, whole=whole))
 
     def _variants(self) -> list[str]:
         return list(dict.fromkeys(task.meta["variant"] for task in self._tasks.values() if "kind" in (task.meta or {})))

@@ -12,10 +12,10 @@ SOURCE = Path(__file__).parents[2] / "src" / "tunemake"
 ORDER = [
     "contracts", "faults", "findings", "glance", "shelves", "digests", "schema", "toml_places", "variants", "project",
     "plugin_files", "plugins", "prompts", "chat_templates", "seams", "samples", "tensors", "models", "model_folder",
-    "model_record", "sources", "gguf_model", "lora", "lora_changes", "checkpoints", "cures", "template_fit", "trained_text",
-    "data_statistics", "training_length", "data_findings", "machine", "build_size", "generation", "staleness",
-    "artifacts", "extension", "store", "holdings", "sweep", "transfers", "remote_records", "remote_store",
-    "engines", "stages", "shares", "process", "graph", "building", "comparison", "loading", "data_check",
+    "model_record", "sources", "gguf_model", "lora", "lora_changes", "checkpoints", "cures", "template_fit",
+    "trained_text", "data_statistics", "training_length", "data_findings", "machine", "build_size", "generation",
+    "staleness", "artifacts", "extension", "store", "holdings", "sweep", "transfers", "remote_records", "remote_store",
+    "engines", "stages", "shares", "process", "graph", "building", "comparison", "lock", "loading", "data_check",
     "checking", "plan", "doit_state", "progress", "interrupts", "tasks", "commands", "cli",
 ]  # fmt: skip
 MODULES = sorted(SOURCE.rglob("*.py"))

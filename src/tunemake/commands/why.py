@@ -19,14 +19,15 @@ def told(root: Path, names: Sequence[str], *, everything: bool, machine: bool) -
     names: the stages that are wanted, by default all. everything: tell stages that are up to date too.
     """
     builder = load_builder(root)
-    wanted = [stage for name in names for stage in _stages(list(builder.stages), name)]
+    wanted = [stage for name in names for stage in stages_of(list(builder.stages), name)]
     steps = plan(builder, wanted)
     builder.store.digests.save()
     shown = [step for step in steps if everything or machine or step.verdict != "fresh"]
     return as_json(steps) if machine else as_text(shown)
 
 
-def _stages(known: list[str], name: str) -> list[str]:
+def stages_of(known: list[str], name: str) -> list[str]:
+    """Give the stages that a task's name stands for; raises InputError where there is none."""
     found = [stage for stage in known if stage == name or stage.startswith(f"{name}:")]
     if not found:
         raise InputError(Fault(name, "no such stage", next_step=did_you_mean(name, known) or ", ".join(known)))
