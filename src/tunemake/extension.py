@@ -22,7 +22,12 @@ _LOGS = ("metrics.jsonl", "answers.jsonl")
 
 def extends(before: Mapping[str, Any], now: Decides) -> bool:
     """Say whether a training is a recorded one and more of the same."""
-    return _differs_in_length_alone(before, now) and _goes_on(now.parameters) and _longer(before["parameters"], now)
+    if before["stage"] != "train":
+        return False
+    # A training's last step may be of fewer iterations than the others; a longer one has none such there.
+    whole = before["facts"]["iterations"] % now.parameters["accumulation"] == 0
+    alike = _differs_in_length_alone(before, now) and _longer(before["parameters"], now)
+    return alike and whole and _goes_on(now.parameters)
 
 
 def why_anew(before: Mapping[str, Any] | None, now: Decides) -> str | None:

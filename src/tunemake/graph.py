@@ -124,16 +124,20 @@ def combined(by_variant: Mapping[str, list[Stage]]) -> list[Stage]:
         if same and all(need.stage in shared for need in stage.needs.values()):
             links = dict.fromkeys(made[name].link for made in every.values())
             shared[name] = replace(stage, also=tuple(links)[1:])
-    own = [_named(stage, shared) for made in every.values() for stage in made.values() if stage.name not in shared]
-    return [*shared.values(), *own]
+    own: dict[str, Stage] = {}  # by link, which a base has in common with the base of another variant
+    for variant, made in every.items():
+        names = dict.fromkeys(shared, "")
+        for name, stage in made.items():
+            if name not in shared:
+                mine = _named(stage, f"{name}:{variant}", names)
+                names[name] = own.setdefault(mine.link, mine).name
+    return [*shared.values(), *own.values()]
 
 
-def _named(stage: Stage, shared: Mapping[str, Stage]) -> Stage:
-    needs = {
-        role: need if need.stage in shared else replace(need, stage=f"{need.stage}:{stage.variant}")
-        for role, need in stage.needs.items()
-    }
-    return replace(stage, name=f"{stage.name}:{stage.variant}", needs=needs)
+def _named(stage: Stage, name: str, names: Mapping[str, str]) -> Stage:
+    """Name a stage, and those that it needs as names says, by their names in the variant; "" keeps one."""
+    needs = {role: replace(need, stage=names[need.stage] or need.stage) for role, need in stage.needs.items()}
+    return replace(stage, name=name, needs=needs)
 
 
 def _work(stage: Stage) -> tuple[Any, ...]:
@@ -154,6 +158,13 @@ def base_name(source: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", name) or "model"
 
 
+def base_link(project: Project) -> str:
+    """Give the link that shows the base model; a variant with a base of its own has one of its own."""
+    if any(path[0] == "model" and path[1:2] != ("prompt_template",) for path in project.variant.values):
+        return _link(project, "base")
+    return f"build/base/{base_name(project.model['source'])}"
+
+
 def _base(project: Project) -> Stage:
     source = project.model["source"]
     return Stage(
@@ -162,7 +173,7 @@ def _base(project: Project) -> Stage:
             "source": source, "sha256": project.model.get("sha256"),
             "trust_remote_code": project.model["trust_remote_code"],
         },
-        link=f"build/base/{base_name(source)}", outputs=("model.json", "model/config.json"),
+        link=base_link(project), outputs=("model.json", "model/config.json"),
         folder=source if models.parse_source(source).kind == "folder" else None,
         titles={name: f"model.{name}" for name in ("source", "sha256", "trust_remote_code")},
     )  # fmt: skip
@@ -255,7 +266,7 @@ def _train(project: Project, template: Mapping[str, Any]) -> Stage:
         parameters={**deciding, "data": _training_data(project), "seed": project.seed},
         runtime={
             **running, "evaluate": asked, "template": _template_check(project, template),
-            "links": {"base": f"build/base/{base_name(project.model['source'])}", "data": _link(project, "data")},
+            "links": {"base": base_link(project), "data": _link(project, "data")},
         },
         link=_link(project, "train"), outputs=("last_checkpoint", "metrics.jsonl"), needs=needs, resumes=True,
         titles={**{name: f"train.{name}" for name in deciding}, "seed": "project.seed"},

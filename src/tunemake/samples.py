@@ -55,14 +55,12 @@ def write_checked(path: Path, samples: Iterable[Sample], where: str, bad: Bad) -
 
     A wrong one is not written but given to `bad`, with its place: the number, counted from 1.
     """
-    tally, waiting, first = Tally(), iter(samples), 1
+    tally, waiting = Tally(), _passed(samples, where, bad)
     with path.open("wb") as file:
         while chunk := list(islice(waiting, _CHUNK)):
-            lines, roles = _checked(chunk, first, where, bad)
-            if lines:
-                file.write(b"\n".join(lines) + b"\n")
+            lines, roles = zip(*chunk, strict=True)
+            file.write(b"\n".join(lines) + b"\n")
             tally.add(lines, roles)
-            first += len(chunk)
     return tally
 
 
@@ -116,57 +114,56 @@ def prompts_of(samples: Iterable[Sample]) -> Iterator[str]:
     return (folded(m["content"]) for sample in samples for m in sample["messages"] if m["role"] == "user")
 
 
-def _checked(chunk: list[Sample], first: int, where: str, bad: Bad) -> tuple[list[bytes], list[Roles]]:
+def _passed(samples: Iterable[Sample], where: str, bad: Bad) -> Iterator[tuple[bytes, Roles]]:
+    """Give the line of JSON and the roles of each sample that is as it must be, at once as it comes.
+
+    A generator may fill one table again and again. jsonschema alone would take most of the time of the writing, and
+    looking at each role in Python a quarter: so a sample is first taken to have the roles of the one before.
+    """
+    same: Roles = ("nobody's",)
+    for number, sample in enumerate(samples, 1):
+        line = _line(sample, same)
+        if line is None:
+            place, roles = f"{where}: sample {number}", _roles_if_in_order(sample)
+            line = None if roles is None else _line(sample, roles)
+            if roles is None or line is None:
+                bad(place, _faults(sample, place), sample)
+                continue
+            same = roles
+        yield line, same
+
+
+def _line(sample: Sample, roles: Roles) -> bytes | None:
+    """Give a sample's line if it is as it must be, with turns of these roles."""
     from orjson import dumps
 
     try:
-        if roles := _roles_if_whole(chunk):
-            return list(map(dumps, chunk)), roles
+        return dumps(sample) if _validator(roles).is_valid(sample) else None
     except (TypeError, ValueError):
-        pass  # something that JSON does not have; _fault names it
-    lines: list[bytes] = []
-    good: list[Roles] = []
-    for number, sample in enumerate(chunk, first):
-        if faults := _faults(sample, f"{where}: sample {number}"):
-            bad(f"{where}: sample {number}", faults, sample)
-        else:
-            lines.append(dumps(sample))
-            good.append(_roles(sample))
-    return lines, good
+        return None  # something that JSON does not have; _faults names it
 
 
-def _roles_if_whole(chunk: list[Sample]) -> list[Roles] | None:
-    """Give the roles of samples that are all as they must be, else None.
-
-    jsonschema alone would take most of the time of the writing, and looking at each role in Python a quarter: so the
-    samples are first taken to have the roles of the first one, which is true of most data.
-    """
-    if not _validator().is_valid(chunk[:1]):
+def _roles_if_in_order(sample: Sample) -> Roles | None:
+    try:
+        roles = _roles(sample)
+        return roles if _in_order(roles) else None
+    except (AttributeError, IndexError, KeyError, TypeError):
         return None
-    same = _roles(chunk[0])
-    if _in_order(same) and _validator(same).is_valid(chunk):
-        return [same] * len(chunk)
-    if not _validator().is_valid(chunk):
-        return None
-    roles = [_roles(sample) for sample in chunk]
-    return roles if all(map(_in_order, roles)) else None
 
 
 @lru_cache(maxsize=64)
-def _validator(roles: Roles = ()) -> Any:
-    """Give the check of many samples at once; roles: those that each must have, any where empty."""
+def _validator(roles: Roles) -> Any:
+    """Give the check of a sample whose turns have these roles."""
     import jsonschema_rs
 
-    shape = schema.load_schema("sample.schema.json")
-    if roles:
-        shape = deepcopy(shape)
-        messages = shape["properties"]["messages"]
-        turn = messages.pop("items")
-        messages |= {"minItems": len(roles), "maxItems": len(roles)}
-        messages["prefixItems"] = [
-            {**turn, "properties": {**turn["properties"], "role": {"const": role}}} for role in roles
-        ]
-    return jsonschema_rs.validator_for({"type": "array", "items": shape})
+    shape = deepcopy(schema.load_schema("sample.schema.json"))
+    messages = shape["properties"]["messages"]
+    turn = messages.pop("items")
+    messages |= {"minItems": len(roles), "maxItems": len(roles)}
+    messages["prefixItems"] = [
+        {**turn, "properties": {**turn["properties"], "role": {"const": role}}} for role in roles
+    ]
+    return jsonschema_rs.validator_for(shape)
 
 
 def _faults(sample: Any, place: str) -> list[Fault]:

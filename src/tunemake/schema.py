@@ -36,7 +36,9 @@ def with_defaults(value: Any, schema: Mapping[str, Any]) -> Any:
     """Give the value with every missing key filled that the schema has a default for; tables always exist."""
     if not isinstance(value, Mapping):
         # JSON Schema takes 4.0 for a whole number; what counts with it does not.
-        whole = schema.get("type") == "integer" and isinstance(value, float) and value.is_integer()
+        kinds = schema.get("type", ())
+        whole = "integer" in ([kinds] if isinstance(kinds, str) else kinds) and "number" not in kinds
+        whole = whole and isinstance(value, float) and value.is_integer()
         return int(value) if whole else value
     known: Mapping[str, Any] = schema.get("properties", {})
     others = schema.get("additionalProperties")

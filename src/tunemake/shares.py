@@ -49,18 +49,25 @@ def _threads(machine: Mapping[str, Any]) -> dict[str, str]:
     if count is None:
         if together == 1 or "OMP_NUM_THREADS" in os.environ:
             return {}
-        count = max(1, len(os.sched_getaffinity(0)) // together)
+        count = max(1, _cores() // together)
     return {"OMP_NUM_THREADS": str(count)}
 
 
 def _gpus(machine: Mapping[str, Any], environment: Mapping[str, str]) -> list[str]:
-    """Name the GPUs that stages may have, as CUDA_VISIBLE_DEVICES names them."""
-    told = machine.get("gpus")
+    """Name the GPUs that stages may have, as CUDA_VISIBLE_DEVICES does; what that lets be seen is all there is."""
+    told, visible = machine.get("gpus"), environment.get("CUDA_VISIBLE_DEVICES")
+    seen = None if visible is None else [name for name in visible.split(",") if name and name != "-1"]
     if isinstance(told, list):
-        return [str(gpu) for gpu in told]
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
-    there = visible.split(",") if visible else [] if visible == "" else _driven()
-    return there if told is None else (there or [str(number) for number in range(told)])[:told]
+        named = [str(gpu) for gpu in told]
+        return named if seen is None else [gpu for gpu in named if gpu in seen] or seen
+    there = _driven() if seen is None else seen
+    if told is None or seen is not None:
+        return there[:told]
+    return (there or [str(number) for number in range(told)])[:told]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _driven() -> list[str]:

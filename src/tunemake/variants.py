@@ -14,6 +14,9 @@ from tunemake.schema import Path_, dotted
 
 DEFAULT = "default"
 TABLES = ("variants", "matrix")
+OVERRIDES = ("project", "model", "datasets", "data", "train", "merge", "evaluate")
+_RESERVED = ("base", "log.jsonl")  # names that build/ has already
+_LONGEST = 24  # letters of a value in a variant's name
 _LENGTHS = ("epochs", "steps")  # one of them; a variant's takes the place of the other
 
 
@@ -62,38 +65,49 @@ def variants_of(project: Mapping[str, Any]) -> list[Variant]:
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise ProjectError(Fault("project.toml", f"two variants of one name: {', '.join(sorted(twice))}"))
+    if taken := set(names).intersection(_RESERVED):
+        raise ProjectError(Fault("project.toml", f"variants.{min(taken)}: the name is taken in build/"))
     return made or [Variant(DEFAULT)]
 
 
 def _named(name: str, table: Mapping[str, Any]) -> Variant:
-    values = dict(_leaves(table, ()))
-    return Variant(name, values, {path: ("variants", name, *path) for path in values})
+    leaves = list(_leaves(table))
+    at: dict[Path_, Path_] = {path: ("variants", name, *keys) for path, keys, _ in leaves}
+    return Variant(name, {path: value for path, _, value in leaves}, at)
 
 
 def _matrix(table: Mapping[str, Any]) -> list[Variant]:
-    axes = dict(_leaves(table, ()))
-    for path, values in axes.items():
+    axes: dict[Path_, list[Any]] = {}
+    at: dict[Path_, Path_] = {}
+    for path, keys, values in _leaves(table):
+        name = f"matrix.{dotted(path)}"
         if not isinstance(values, list) or not values:
-            name = f"matrix.{dotted(path)}"
             raise ProjectError(Fault("project.toml", f"{name}: not a list of values", "a list", repr(values)))
+        if path[0] not in OVERRIDES:
+            raise ProjectError(Fault("project.toml", f"{name}: no variant can have another", ", ".join(OVERRIDES)))
+        if path in axes:
+            raise ProjectError(Fault("project.toml", f"{name}: given twice"))
+        axes[path], at[path] = values, ("matrix", *keys)
     if not axes:
         return []
-    at: dict[Path_, Path_] = {path: ("matrix", *path) for path in axes}
     short = _short_names(list(axes))
+    texts = {path: _texts(values) for path, values in axes.items()}
     made = []
-    for chosen in itertools.product(*axes.values()):
-        name = "-".join(f"{short[path]}{_text(value)}" for path, value in zip(axes, chosen, strict=True))
-        made.append(Variant(name, dict(zip(axes, chosen, strict=True)), at))
+    for chosen in itertools.product(*(range(len(values)) for values in axes.values())):
+        picked = dict(zip(axes, chosen, strict=True))
+        name = "-".join(f"{short[path]}{texts[path][number]}" for path, number in picked.items())
+        made.append(Variant(name, {path: axes[path][number] for path, number in picked.items()}, at))
     return made
 
 
-def _leaves(table: Mapping[str, Any], at: Path_) -> Iterator[tuple[Path_, Any]]:
+def _leaves(table: Mapping[str, Any], at: Path_ = (), keys: Path_ = ()) -> Iterator[tuple[Path_, Path_, Any]]:
+    """Give each value with its path, and with the keys that it is written under; an empty table holds none."""
     for key, value in table.items():
-        path = (*at, *key.split(".")) if not at else (*at, key)  # "train.lr" may be written as one key
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, path)
+        path = (*at, *(key.split(".") if not at else (key,)))  # "train.lr" may be written as one key
+        if isinstance(value, Mapping):
+            yield from _leaves(value, path, (*keys, key))
         else:
-            yield path, value
+            yield path, (*keys, key), value
 
 
 def _short_names(paths: list[Path_]) -> dict[Path_, str]:
@@ -105,6 +119,9 @@ def _short_names(paths: list[Path_]) -> dict[Path_, str]:
     return {path: "_".join(map(str, path)) for path in paths}
 
 
-def _text(value: Any) -> str:
-    told = "_".join(map(str, value)) if isinstance(value, list) else str(value)
-    return re.sub(r"[^A-Za-z0-9._]+", "_", told).strip("_")
+def _texts(values: list[Any]) -> list[str]:
+    """Write values for names; as their numbers where letters do not tell them apart."""
+    told = ["_".join(map(str, value)) if isinstance(value, list) else str(value) for value in values]
+    texts = [re.sub(r"[^A-Za-z0-9._]+", "_", text).strip("_") for text in told]
+    plain = len(set(texts)) == len(texts) and all(0 < len(text) <= _LONGEST for text in texts)
+    return texts if plain else [str(number) for number in range(1, len(values) + 1)]

@@ -73,6 +73,23 @@ def test_a_wrong_sample_far_behind_keeps_its_number(written):
     assert (len(kept), place) == (2510, "datasets.x: sample 2501")
 
 
+def test_a_table_filled_again_and_again_gives_each_sample_as_it_was(written):
+    one = sample("user", "assistant")
+
+    def again():
+        for number in range(3):
+            one["messages"][0]["content"] = str(number)
+            yield one
+
+    assert [kept["messages"][0]["content"] for kept in written(again())[0]] == ["0", "1", "2"]
+
+
+def test_conversations_of_unlike_lengths_are_all_taken(written):
+    shapes = [("user", "assistant"), ("system", "user", "assistant"), ("user", "assistant") * 3]
+    kept, refused, _ = written([sample(*shapes[number % 3]) for number in range(9)])
+    assert (len(kept), refused) == (9, [])
+
+
 def test_counts(written):
     twice = [sample("user", "assistant")] * 2
     assert written(twice)[2] == {"samples": 2, "unique": 1, "turns": {"assistant": 2, "user": 2}}
