@@ -223,12 +223,6 @@ def test_init_tells_what_cannot_be(home):
     assert [path.name for path in (home.root / "x").iterdir()] == ["notes.txt"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc").exists(), reason="root may write everywhere")
-def test_a_folder_that_may_not_be_written_is_told(home):
-    done = home.run("tunemake", "init", "x", "--data", "models")
-    assert (done.code, done.err.startswith("--data: no such file")) == (2, True)
-
-
 def test_questions_are_asked_at_a_terminal_only(home):
     answers = "models/tiny\n\nen\nAda\n\n\n"
     told, code = at_a_terminal(home, ["init", "x"], answers)
