@@ -127,6 +127,7 @@ def _provenance_commands(commands: Any) -> None:
         ("lock", "write tunemake.lock: what the build was made from, and its digests; a whole build does it by itself"),
         ("verify", "read all files that the links show, or a model folder's, and compare them with what is recorded"),
         ("status", "say how tunemake.lock, build and project differ, and where the models lie"),
+        ("attest", "sign what tunemake.lock says of the merged models, in in-toto's form"),
         ("reproduce", "build once more in a clean folder, and say of each stage whether it comes out equal"),
     ):
         asked = commands.add_parser(name, help=text)
@@ -134,6 +135,10 @@ def _provenance_commands(commands: Any) -> None:
         asked.set_defaults(run=_provenance, what=name)
         if name == "verify":
             asked.add_argument("folder", nargs="?", type=Path, help="a merged model's folder, wherever it was copied")
+            asked.add_argument("--attestation", type=Path, metavar="FILE", help="check this signed statement too")
+            asked.add_argument("--public-key", type=Path, metavar="FILE", help="of who signed it, in PEM form")
+        if name == "attest":
+            asked.add_argument("--key", type=Path, metavar="FILE", required=True, help="private key in PEM form")
         if name == "reproduce":
             asked.add_argument("stages", nargs="*", metavar="STAGE", help="these and what they need; default: all")
             asked.add_argument("--into", type=Path, metavar="FOLDER", help="build there, and keep it")
@@ -235,6 +240,13 @@ def _provenance(options: argparse.Namespace) -> int:
 
     root, machine = Path.cwd(), options.json
     say = partial(print, flush=True)
+    if options.what == "attest":
+        return provenance.attest(root, say, options.key, machine=machine)
+    if options.what == "verify" and (options.attestation or options.public_key):
+        if not (options.attestation and options.public_key):
+            raise InputError(Fault("verify", "--attestation and --public-key belong together"))
+        signed = options.attestation, options.public_key
+        return provenance.verify_signed(root, say, options.folder, *signed, machine=machine)
     if options.what == "verify":
         return provenance.verify(root, say, options.folder, machine=machine)
     if options.what == "reproduce":

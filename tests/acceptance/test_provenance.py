@@ -1,12 +1,13 @@
 """What a build was made from and came to: tunemake.lock, verify, status, reproduce, and the merged model's record."""
 
+import base64
 import json
 import os
 import shutil
 
 import pytest
 
-import tiny
+from tunemake.digests import sha256_of_file
 
 LOCK = "tunemake.lock"
 RANDOM = """
@@ -131,8 +132,6 @@ def test_verify_tells_of_a_file_and_a_record_that_are_no_longer_those_of_the_loc
     config = merged / "config.json"
     config.chmod(0o644)
     config.write_text(config.read_text() + " ")
-    from tunemake.digests import sha256_of_file
-
     record["outputs"]["config.json"] = {"size": config.stat().st_size, "sha256": sha256_of_file(config)}
     (merged / "artifact.json").chmod(0o644)
     (merged / "artifact.json").write_text(json.dumps(record))
@@ -291,8 +290,87 @@ def test_variants_have_a_place_each_in_the_lock(built):
 
 
 def test_a_changed_base_model_is_found_by_verify(built):
-    assert tiny.SPECIAL
+    built.doit("forget", "base")
+    built.built("base")  # its links led into the folder that this one is a copy of
     flip(built.root / "models/tiny/model.safetensors")
     done = built.run("tunemake", "verify")
     assert done.code == 1
     assert "build/base/tiny/model/model.safetensors is not as recorded" in done.out
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory):
+    from cryptography.hazmat.primitives import serialization as form
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
+    folder = tmp_path_factory.mktemp("keys")
+    made = {"mine": ed25519.Ed25519PrivateKey.generate(), "other": ec.generate_private_key(ec.SECP256R1())}
+    for name, key in made.items():
+        private = key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption())
+        (folder / f"{name}.pem").write_bytes(private)
+        public = key.public_key().public_bytes(form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo)
+        (folder / f"{name}.pub").write_bytes(public)
+    return folder
+
+
+@pytest.mark.parametrize("key", ["mine", "other"])
+def test_a_signed_statement_holds_for_the_models_and_a_copy(built, keys, key, tmp_path):
+    done = built.run("tunemake", "attest", "--key", str(keys / f"{key}.pem"))
+    assert done.code == 0, done.told()
+    signed = ("--attestation", "tunemake.intoto.json", "--public-key", str(keys / f"{key}.pub"))
+    done = built.run("tunemake", "verify", *signed)
+    assert done.code == 0, done.told()
+    assert "0 differ" in done.out
+    payload = json.loads(base64.b64decode(json.loads((built.root / "tunemake.intoto.json").read_text())["payload"]))
+    assert payload["_type"] == "https://in-toto.io/Statement/v1"
+    assert payload["predicate"] == lock_of(built)
+    weights = {subject["name"]: subject["digest"]["sha256"] for subject in payload["subject"]}
+    outputs = built.record("default/merged")["outputs"]
+    assert weights["build/default/merged/model.safetensors"] == outputs["model.safetensors"]["sha256"]
+
+    copy = tmp_path / "copy"
+    shutil.copytree(built.root / "build/default/merged", copy)
+    assert built.run("tunemake", "verify", str(copy), *signed).code == 0
+    # A model edited together with its own record is still not the one that was signed.
+    record = json.loads((copy / "tunemake.json").read_text())
+    flip(copy / "model.safetensors")
+    record["files"]["model.safetensors"] = sha256_of_file(copy / "model.safetensors")
+    (copy / "tunemake.json").chmod(0o644)
+    (copy / "tunemake.json").write_text(json.dumps(record))
+    assert built.run("tunemake", "verify", str(copy)).code == 0
+    done = built.run("tunemake", "verify", str(copy), *signed)
+    assert done.code == 1
+    assert f"{copy}/model.safetensors is not what was signed" in done.out
+
+
+def test_another_key_and_an_edited_statement_are_refused(built, keys):
+    assert built.run("tunemake", "attest", "--key", str(keys / "mine.pem")).code == 0
+    file = built.root / "tunemake.intoto.json"
+    done = built.run("tunemake", "verify", "--attestation", file.name, "--public-key", str(keys / "other.pub"))
+    assert done.code == 1
+    assert "is not signed by" in done.out
+    envelope = json.loads(file.read_text())
+    payload = base64.b64decode(envelope["payload"]).replace(b'"seed":7', b'"seed":8')
+    file.write_text(json.dumps(envelope | {"payload": base64.b64encode(payload).decode()}))
+    done = built.run("tunemake", "verify", "--attestation", file.name, "--public-key", str(keys / "mine.pub"))
+    assert done.code == 1
+    assert "is not signed by" in done.out
+
+
+def test_what_cannot_sign_or_be_checked_is_told_in_a_line(built, keys):
+    wrong = [
+        ("attest", "--key", "project.toml"),
+        ("attest", "--key", "none.pem"),
+        ("attest", "--key", str(keys / "mine.pub")),
+        ("verify", "--attestation", "project.toml", "--public-key", str(keys / "mine.pub")),
+        ("verify", "--attestation", "none.json", "--public-key", str(keys / "mine.pub")),
+        ("verify", "--attestation", LOCK, "--public-key", "project.toml"),
+        ("verify", "--attestation", LOCK),
+    ]
+    for arguments in wrong:
+        done = built.run("tunemake", *arguments)
+        assert done.code == 2, arguments
+        assert len(done.err.splitlines()) == 1, done.err
+    flip(built.root / "build/default/merged/model.safetensors")
+    assert built.run("tunemake", "attest", "--key", str(keys / "mine.pem")).code == 1
+    assert not (built.root / "tunemake.intoto.json").exists()

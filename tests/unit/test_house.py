@@ -14,9 +14,9 @@ ORDER = [
     "plugin_files", "plugins", "prompts", "chat_templates", "seams", "samples", "tensors", "models", "model_folder",
     "model_record", "sources", "gguf_model", "lora", "lora_changes", "checkpoints", "cures", "template_fit",
     "trained_text", "data_statistics", "training_length", "data_findings", "machine", "build_size", "generation",
-    "staleness", "artifacts", "extension", "store", "holdings", "sweep", "transfers", "remote_records", "remote_store",
-    "engines", "stages", "shares", "process", "graph", "building", "comparison", "lock", "loading", "data_check",
-    "checking", "plan", "doit_state", "progress", "interrupts", "tasks", "commands", "cli",
+    "staleness", "artifacts", "extension", "store", "holdings", "sweep", "transfers", "remote_records",
+    "remote_store", "engines", "stages", "shares", "process", "graph", "building", "comparison", "lock", "attestation",
+    "loading", "data_check", "checking", "plan", "doit_state", "progress", "interrupts", "tasks", "commands", "cli",
 ]  # fmt: skip
 MODULES = sorted(SOURCE.rglob("*.py"))
 

@@ -1,4 +1,4 @@
-"""tunemake lock, verify and status: what the build was made from, whether it is that still, and what changed since."""
+"""tunemake lock, verify, attest, status: what the build was made from, whether it still is, what changed since."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tunemake import attestation
 from tunemake.artifacts import elsewhere
 from tunemake.faults import Fault, InputError
 from tunemake.holdings import flaws_in
@@ -36,6 +37,44 @@ def verify(root: Path, say: Say, folder: Path | None = None, *, machine: bool = 
     Nothing is built, no remembered digest is believed, and torch is not needed. Gives 1 where anything differs.
     """
     return _told(say, *(_verified(root) if folder is None else _verified_model(folder)), machine=machine)
+
+
+def attest(root: Path, say: Say, key: Path, *, machine: bool = False) -> int:
+    """Sign a statement of the merged models, with what tunemake.lock says, once all of it is verified.
+
+    Gives 1, and signs nothing, where anything differs.
+    """
+    locked = read_lock(root)
+    if locked is None:
+        raise InputError(Fault(FILE, "not there; it is what is signed", next_step="run doit, or tunemake lock"))
+    read, away, flaws, against = _verified(root)
+    if flaws:
+        return _told(say, read, away, flaws, against, machine=machine)
+    told = attestation.statement(locked)
+    attestation.sign(told, key, root / attestation.FILE)
+    count = len(told["subject"])
+    say(json.dumps({"file": attestation.FILE, "subjects": count}) if machine
+        else f"wrote {attestation.FILE}: {count} files of merged models, after {read} files were read")  # fmt: skip
+    return 0
+
+
+def verify_signed(
+    root: Path, say: Say, folder: Path | None, signed: Path, public_key: Path, *, machine: bool = False
+) -> int:
+    """Verify as `verify` does, and against a signed statement. Gives 1 where anything differs, or the key is another.
+
+    folder: a merged model's; by default the project's links are verified.
+    """
+    told = attestation.signed_statement(signed, public_key)
+    if told is None:
+        return _told(say, 0, 0, [f"{signed} is not signed by {public_key}"], "nothing", machine=machine)
+    read, away, flaws, against = _verified(root) if folder is None else _verified_model(folder)
+    count, unlike = attestation.subject_flaws(told, root, folder)
+    locked = None if folder is not None else read_lock(root)
+    if locked is not None and locked != told["predicate"]:
+        unlike.append(f"{FILE} is not the one that was signed")
+    against = f"{against}, and {count} of them with what {public_key.name} signed"
+    return _told(say, read, away, [*flaws, *unlike], against, machine=machine)
 
 
 def status(root: Path, say: Say, *, machine: bool = False) -> int:

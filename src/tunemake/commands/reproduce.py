@@ -21,6 +21,7 @@ from tunemake.loading import load_builder
 from tunemake.models import MODEL_RECORD
 from tunemake.plan import needed
 from tunemake.progress import Watch
+from tunemake.staleness import differences
 
 Say = Callable[[str], None]
 MEANING = (
@@ -109,12 +110,11 @@ def _difference(file: str, before: Path, after: Path, outputs: Sequence[Mapping[
         return ""
     if file.endswith(".pth"):
         return _tensor_difference(before / file, after / file)
-    if file in {xtuner.METRICS, MODEL_RECORD}:
-        lines = [_without_measures(folder / file) for folder in (before, after)]
-        unlike = [number for number, pair in enumerate(zip(*lines, strict=False), 1) if pair[0] != pair[1]]
-        if len(lines[0]) == len(lines[1]) and not unlike:
-            return ""
-        return f"differs at line {unlike[0]}" if unlike else f"{len(lines[0])} → {len(lines[1])} lines"
+    if file == xtuner.METRICS:
+        return _line_difference(*(_measured(folder / file) for folder in (before, after)))
+    if file == MODEL_RECORD:
+        told = [json.loads((folder / file).read_text("utf-8")) | {"versions": None} for folder in (before, after)]
+        return next((f"differs at {name}" for name, _, _ in differences(*told)), "")
     return f"{outputs[0][file][:12]} → {outputs[1][file][:12]}"
 
 
@@ -136,11 +136,16 @@ def _same_bits(one: Any, other: Any) -> bool:
     return bool(torch.equal(*flat))
 
 
-def _without_measures(path: Path) -> list[Any]:
-    if path.name == MODEL_RECORD:
-        return [(key, value) for key, value in json.loads(path.read_text("utf-8")).items() if key != "versions"]
+def _measured(path: Path) -> list[Any]:
     lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     return [{key: value for key, value in line.items() if key not in _MEASURED} for line in lines]
+
+
+def _line_difference(old: list[Any], new: list[Any]) -> str:
+    unlike = next((number for number, pair in enumerate(zip(old, new, strict=False), 1) if pair[0] != pair[1]), None)
+    if unlike is not None:
+        return f"differs at line {unlike}"
+    return f"{len(old)} → {len(new)} lines" if len(old) != len(new) else ""
 
 
 def _refuse_stale(builder: Builder, names: Iterable[str]) -> None:
