@@ -55,7 +55,7 @@ def imported_files(file: Path, root: Path) -> list[Path]:
     found: list[Path] = []
     waiting = [file]
     while waiting:
-        for name in _imports(waiting.pop()):
+        for name in _imports(waiting.pop(), root):
             place = root.joinpath(*name.split("."))
             for path in (place.with_suffix(".py"), place / "__init__.py"):
                 look_at(path)
@@ -65,7 +65,7 @@ def imported_files(file: Path, root: Path) -> list[Path]:
     return found
 
 
-def _imports(file: Path) -> set[str]:
+def _imports(file: Path, root: Path) -> set[str]:
     try:
         tree = ast.parse(file.read_bytes())
     except (OSError, SyntaxError, ValueError):
@@ -74,10 +74,21 @@ def _imports(file: Path) -> set[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.update([node.module, *(f"{node.module}.{alias.name}" for alias in node.names)])
+        elif isinstance(node, ast.ImportFrom) and (module := _source(node, file, root)):
+            names.update([module, *(f"{module}.{alias.name}" for alias in node.names)])
     # The package of a.b runs too when a.b is imported.
     return {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2)}
+
+
+def _source(node: ast.ImportFrom, file: Path, root: Path) -> str:
+    """Name the module that names are imported from; of a relative import, as seen from the project, or ""."""
+    told = node.module.split(".") if node.module else []
+    if not node.level:
+        return ".".join(told)
+    if not file.is_relative_to(root):
+        return ""
+    package = file.relative_to(root).parts[: -node.level]
+    return ".".join([*package, *told])
 
 
 def place_in(files: Collection[Path], error: BaseException) -> str | None:

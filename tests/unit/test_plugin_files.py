@@ -1,0 +1,28 @@
+import pytest
+
+from tunemake.plugin_files import imported_files
+
+
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        ("pkg/__init__.py", "from .core import x"),
+        ("pkg/__init__.py", "from . import core"),
+        ("pkg/sub/__init__.py", "from ..core import x"),
+        ("pkg/sub/deep.py", "from .. import core"),
+        ("pkg/sub/deep.py", "from ..core import x as y"),
+    ],
+)
+def test_relative_imports_of_a_package_of_the_project_count(tmp_path, place, line):
+    (tmp_path / "pkg" / "sub").mkdir(parents=True)
+    for name in ("pkg/__init__.py", "pkg/sub/__init__.py", "pkg/sub/deep.py", "pkg/core.py", "pkg/other.py"):
+        (tmp_path / name).write_text("x = 1\n", "utf-8")
+    (tmp_path / place).write_text(line, "utf-8")
+    (tmp_path / "mine.py").write_text("import pkg.sub.deep", "utf-8")
+    found = {str(path.relative_to(tmp_path)) for path in imported_files(tmp_path / "mine.py", tmp_path)}
+    assert found == {"pkg/__init__.py", "pkg/sub/__init__.py", "pkg/sub/deep.py", "pkg/core.py"}
+
+
+def test_what_is_imported_from_beyond_the_project_is_no_file_of_it(tmp_path):
+    (tmp_path / "mine.py").write_text("from ...core import x\nfrom . import y\nimport json", "utf-8")
+    assert imported_files(tmp_path / "mine.py", tmp_path) == []
