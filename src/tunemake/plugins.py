@@ -105,7 +105,7 @@ class Plugins:
         self._checked: set[Plugin] = set()
         home = str(root.resolve())
         if self._files and home not in sys.path:
-            sys.path.insert(0, home)  # files of the project import each other, whichever command runs
+            sys.path.append(home)  # files of the project import each other; last, so that none hides a library
 
     @cached_property
     def _found(self) -> dict[str, dict[str, list[Plugin]]]:

@@ -48,7 +48,7 @@ def run_stage(stage: str, job: Job, share: Share, watch: Callable[[Event], None]
         # of the build and outlive it; hidden in the work folder, it goes when the stage has ended.
         environment |= {name: str(job.work / place) for name, place in _CACHES.items()}
         child = subprocess.Popen(
-            [sys.executable, "-m", "tunemake.stages", stage, str(job.work)],
+            [sys.executable, "-P", "-m", "tunemake.stages", stage, str(job.work)],
             cwd=job.root, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment,
             start_new_session=True, pass_fds=share[1],
         )  # fmt: skip

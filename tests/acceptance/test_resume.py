@@ -15,6 +15,7 @@ DETERMINISTIC = 'batch_size = 2\ndeterministic = true\nschedule = "constant"'
 def steady(project):
     """A project whose training may grow: a constant learning rate, no warm-up."""
     project.edit("batch_size = 2", DETERMINISTIC)
+    project.edit("alpha = 4 }", "alpha = 4, dropout = 0.3 }")
     return project
 
 
@@ -71,3 +72,10 @@ def test_under_a_falling_rate_a_longer_training_is_a_new_one_and_says_so(built):
     done = built.built("train")
     assert "under a cosine schedule a longer training is a new one" in done.why("train")
     assert "goes on" not in done.err
+
+
+def test_epochs_whose_last_step_was_not_whole_begin_anew(steady):
+    steady.edit("steps = 4", "epochs = 1\naccumulation = 2")  # 11 iterations an epoch
+    steady.built("train")
+    steady.edit("epochs = 1", "epochs = 2")
+    assert "goes on" not in steady.built("train").err

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,17 @@ def test_what_the_guide_appends_makes_the_variants_that_it_names(project):
     listed = project.built("list", "--all").out
     for name in ("small", "large", "r2-lr0.001", "r2-lr0.002", "r4-lr0.001", "r4-lr0.002"):
         assert f"train:{name} " in listed
+
+
+def test_variants_may_have_models_of_their_own(project):
+    shutil.copytree(project.root / "models/tiny", project.root / "other/tiny")
+    text = (project.root / "project.toml").read_text()
+    tables = '[variants.a]\n[variants.b.model]\nsource = "other/tiny"\n[variants.c.train]\nlr = 2e-3\n'
+    project.write("project.toml", text + "\n" + tables)
+    listed = project.built("list", "--all").out
+    assert "base:a " in listed
+    assert "base:b " in listed
+    assert "base:c " not in listed
+    project.built("config")
+    assert (project.root / "build/b/base").resolve() != (project.root / "build/base/tiny").resolve()
+    assert "other/tiny" in (project.root / "build/b/config/train.py").read_text()

@@ -96,3 +96,16 @@ def test_a_models_name_is_no_code(project):
     project.edit('"models/tiny"', f"'models/{name}'")
     project.built("train")
     assert not (project.root / "it_ran").exists()
+
+
+def test_an_epoch_of_one_iteration_is_trained_at_the_full_rate(project):
+    project.edit("steps = 4\nbatch_size = 2", "epochs = 1\nbatch_size = 32")
+    project.edit("warmup = 0\n", "")
+    project.built("train")
+    assert [line["lr"] for line in metrics(project)] == [1e-3]
+
+
+def test_a_file_of_the_projects_named_as_a_library_hides_none(project):
+    project.write("datasets.py", "raise SystemExit('the wrong one')\n")
+    project.write("torch.py", "raise SystemExit('the wrong one')\n")
+    project.built()

@@ -141,8 +141,8 @@ def without_length(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def train_command(config: Path, work: Path, resume: Path | None) -> list[str]:
     """Give the command that trains in `work`, from a checkpoint or from the start."""
-    command = [sys.executable, "-m", "tunemake.engines.xtuner_process", "train", str(config), "--work-dir", str(work)]
-    return command + (["--resume", str(resume)] if resume is not None else [])
+    command = [sys.executable, "-P", "-m", "tunemake.engines.xtuner_process", "train", str(config)]
+    return [*command, "--work-dir", str(work), *(["--resume", str(resume)] if resume is not None else [])]
 
 
 def checkpoints(folder: Path) -> list[Path]:

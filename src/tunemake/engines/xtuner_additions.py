@@ -26,7 +26,7 @@ def additions(config: PythonText, values: Mapping[str, Any]) -> str:
     and the type of a warm-up.
     """
     rises = warms_up(config, values)
-    ours = ["AnswersHook", "MetricsHook", "StopHook", *(["WarmUp"] if rises else []), "load_tokenizer"]
+    ours = ["AnswersHook", "MetricsHook", "SeedHook", "StopHook", *(["WarmUp"] if rises else []), "load_tokenizer"]
     lines = [f"from tunemake.engines.xtuner_hooks import {', '.join(ours)}", ""]
     lines += ["# The beginning-of-sequence token once, or not at all."]
     lines += ['tokenizer["type"] = load_tokenizer', 'tokenizer["prompt_template"] = prompt_template']
@@ -60,7 +60,7 @@ def _hooks(config: PythonText, values: Mapping[str, Any]) -> Iterator[str]:
         yield f"custom_hooks[{number}] = {made}"
     every_line = values["train"]["log_every"] if "train.log_every" in values["declared"] else 1
     yield f"custom_hooks.append(dict(type=MetricsHook, every={every_line}))"
-    yield "custom_hooks.append(dict(type=StopHook))"
+    yield "custom_hooks += [dict(type=SeedHook), dict(type=StopHook)]"
 
 
 def _stock_answers(config: PythonText) -> int | None:

@@ -66,6 +66,7 @@ class MetricsHook(Hook):  # type: ignore[misc]
 
     def before_train(self, runner: Any) -> None:
         """Drop what a killed run had written beyond the checkpoint that this one goes on from."""
+        _end_useless_warm_up(runner)
         if is_main_process():
             _keep_until(Path(runner.work_dir) / METRICS, runner.iter)
 
@@ -91,6 +92,16 @@ class MetricsHook(Hook):  # type: ignore[misc]
             "peak_bytes": _peak_bytes(),
         }
         _append(Path(runner.work_dir) / METRICS, line)
+
+
+class SeedHook(Hook):  # type: ignore[misc]
+    """Seeds each iteration by its number, so that dropout is the same whatever paused and resumed before."""
+
+    priority = "VERY_HIGH"
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Seed torch's generators; the order of samples has a generator of its own."""
+        torch.manual_seed((runner.seed * 1_000_003 + runner.iter * runner.world_size + runner.rank) % 2**63)
 
 
 class StopHook(Hook):  # type: ignore[misc]
@@ -190,6 +201,16 @@ class AnswersHook(Hook):  # type: ignore[misc]
             pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
         )  # fmt: skip
         return str(self.tokenizer.decode(made[0, len(ids) :], skip_special_tokens=True)).strip()
+
+
+def _end_useless_warm_up(runner: Any) -> None:
+    """Train a run of one or two iterations at its full rate: a warm-up would leave nothing of it."""
+    if runner.max_iters > 2:  # noqa: PLR2004 - WarmUp takes two
+        return
+    for scheduler in [one for one in runner.param_schedulers if isinstance(one, WarmUp)]:
+        runner.param_schedulers.remove(scheduler)
+        for group in runner.optim_wrapper.param_groups:
+            group["lr"] = group["initial_lr"]
 
 
 def _append(path: Path, line: dict[str, Any]) -> None:

@@ -31,6 +31,8 @@ def run_tool(tool: str, arguments: Sequence[str]) -> None:
     # Files that this project itself made are the only checkpoints resumed from; torch would refuse mmengine's
     # history objects in them.
     os.environ.setdefault("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    if (here := os.getcwd()) not in sys.path:  # noqa: PTH109 - as it stands in sys.path
+        sys.path.append(here)  # last: a template may name a hook of the project's, no file of which hides a library
     sys.argv = [TOOLS[tool], *arguments]
     runpy.run_module(TOOLS[tool], run_name="__main__", alter_sys=True)
 

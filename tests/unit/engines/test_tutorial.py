@@ -75,7 +75,8 @@ def test_what_tunemake_adds_is_this_and_nothing_else(configs):
         tokenizer["type"] = stock
     for data in (whole["alpaca_en"], whole["train_dataloader"]["dataset"]):
         assert data.pop("map_num_proc") is None
-    info, answers, metrics, stop = whole["custom_hooks"]
+    info, answers, metrics, seed, stop = whole["custom_hooks"]
+    assert seed == {"type": "tunemake.engines.xtuner_hooks.SeedHook"}
     assert stop == {"type": "tunemake.engines.xtuner_hooks.StopHook"}
     assert metrics == {"type": "tunemake.engines.xtuner_hooks.MetricsHook", "every": 1}
     assert answers["type"] == "tunemake.engines.xtuner_hooks.AnswersHook"
