@@ -1,5 +1,6 @@
 import csv
 import io
+import zipfile
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -143,6 +144,40 @@ def test_xlsx_cells_become_text(tmp_path):
     assert Read(CsvQa(), tmp_path, {"files": "qa.xlsx", **QA, "sheet": "other"}).samples == []
     told = fault(CsvQa(), tmp_path, {"files": "qa.xlsx", **QA, "sheet": "othr"})
     assert told == 'qa.xlsx: no sheet "othr"; did you mean "other"?'
+
+
+def test_a_formula_without_a_result_is_a_bad_row(tmp_path):
+    workbook(
+        tmp_path / "qa.xlsx", ("q", "a"), ("x", "y"), ("x", '=UPPER("y")'), (None, "=A1"), ("x", "z"), (None, "=A3")
+    )
+    made = Read(CsvQa(), tmp_path, {"files": "qa.xlsx", **QA})
+    assert made.pairs == [("x", "y"), ("x", "z")]
+    told = "a formula whose result the file does not hold; open and save it in Excel"
+    assert made.bad == [f"qa.xlsx: row {row}: B{row}: {told}" for row in (3, 4, 6)]
+    workbook(tmp_path / "qa.xlsx", ("q", "=A9"), ("x", "y"))
+    assert fault(CsvQa(), tmp_path, {"files": "qa.xlsx", **QA}) == f"qa.xlsx: row 1: B1: {told}"
+
+
+def rewritten(path, old, new):
+    with zipfile.ZipFile(path) as book:
+        parts = {name: book.read(name) for name in book.namelist()}
+    assert any(old in data for data in parts.values())
+    with zipfile.ZipFile(path, "w") as book:
+        for name, data in parts.items():
+            book.writestr(name, data.replace(old, new))
+
+
+def test_a_formula_with_a_result_is_that(tmp_path):
+    workbook(tmp_path / "qa.xlsx", ("q", "a", "x"), ("x", "=A2", "=A3"))
+    rewritten(tmp_path / "qa.xlsx", b"<f>A2</f><v />", b"<f>A2</f><v>5</v>")
+    rewritten(tmp_path / "qa.xlsx", b'<c r="C2"><f>A3</f><v />', b'<c r="C2" t="str"><f>A3</f><v />')
+    made = Read(CsvQa(), tmp_path, {"files": "qa.xlsx", **QA})
+    assert (made.pairs, made.bad) == ([("x", "5")], [])
+
+
+def test_what_excel_escapes_in_text_is_decoded(tmp_path):
+    workbook(tmp_path / "qa.xlsx", ("q", "a"), ("a_x000D_\nb", "snake_xylophone_"))
+    assert Read(CsvQa(), tmp_path, {"files": "qa.xlsx", **QA}).pairs == [("a\r\nb", "snake_xylophone_")]
 
 
 @pytest.mark.parametrize("cut", [0, 1, 100, 3000])
