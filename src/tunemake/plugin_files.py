@@ -16,6 +16,8 @@ from tunemake.digests import sha256_of_json
 from tunemake.faults import Fault, PluginError
 from tunemake.glance import look_at
 
+_TEMPLATE = {"instruction", "from_tokenizer"}  # a prompt template holds one of these
+
 
 def own_generators(file: Path) -> dict[str, type]:
     """Give the dataset generators of a project's own file: its classes with `samples`, named in snake_case."""
@@ -25,8 +27,8 @@ def own_generators(file: Path) -> dict[str, type]:
 
 
 def own_prompts(file: Path) -> dict[str, Any]:
-    """Give the prompt templates of a project's own file: its tables with `instruction`, by name."""
-    things = {k: v for k, v in vars(own_module(file)).items() if isinstance(v, dict) and "instruction" in v}
+    """Give the prompt templates of a project's own file: its tables with `instruction` or `from_tokenizer`, by name."""
+    things = {k: v for k, v in vars(own_module(file)).items() if isinstance(v, dict) and _TEMPLATE & v.keys()}
     return {name: thing for name, thing in things.items() if not name.startswith("_")}
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from tunemake.plugin_files import imported_files
+from tunemake.plugin_files import imported_files, own_prompts
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,9 @@ def test_relative_imports_of_a_package_of_the_project_count(tmp_path, place, lin
 def test_what_is_imported_from_beyond_the_project_is_no_file_of_it(tmp_path):
     (tmp_path / "mine.py").write_text("from ...core import x\nfrom . import y\nimport json", "utf-8")
     assert imported_files(tmp_path / "mine.py", tmp_path) == []
+
+
+def test_the_prompt_templates_of_an_own_file(tmp_path):
+    code = 'a = {"instruction": "{input}"}\nb = {"from_tokenizer": True}\n_c = dict(a)\nd = {"x": 1}\ne = [a]\n'
+    (tmp_path / "mine.py").write_text(code, "utf-8")
+    assert list(own_prompts(tmp_path / "mine.py")) == ["a", "b"]
