@@ -19,11 +19,11 @@ from tunemake.contracts import Downloads, Generator, GeneratorError, ReadsFiles,
 from tunemake.digests import Digests, replace_text, sha256_of_json
 from tunemake.faults import Fault, PluginError, TunemakeError, did_you_mean
 from tunemake.glance import look_at
+from tunemake.plugin_contract import Use, check_generator, check_template, inputs_of, uses_of
 from tunemake.plugin_files import imported_files, own_generators, own_module, own_prompts, place_in
 
 DATASETS, PROMPTS = "tunemake.datasets", "tunemake.prompts"
 _DEEPEST = 20  # generators that use generators
-Use = tuple[str, Mapping[str, Any]]
 _OWN: dict[str, Callable[[Path], dict[str, Any]]] = {DATASETS: own_generators, PROMPTS: own_prompts}
 KINDS = {DATASETS: "dataset generator", PROMPTS: "prompt template"}
 
@@ -177,7 +177,7 @@ class Plugins:
         plugin = self.get(DATASETS, name)
         made = _made(plugin)
         if plugin not in self._checked:
-            _check_generator(plugin, made)
+            check_generator(plugin.title, made)
             self._checked.add(plugin)
         return made  # type: ignore[no-any-return]
 
@@ -232,7 +232,7 @@ class Plugins:
             made = self.generator(name)
             assert isinstance(made, UsesGenerators)
             for other, its in self._ask(
-                name, "uses", partial(_listed, made.uses, self.with_defaults(name, parameters))
+                name, "uses", partial(uses_of, made.uses, self.with_defaults(name, parameters))
             ):
                 yield from self._used(other, its, (*above, name))
 
@@ -247,7 +247,7 @@ class Plugins:
             if self.facts(used).reads_files:
                 made = self.generator(used)
                 assert isinstance(made, ReadsFiles)
-                found += self._ask(used, "inputs", partial(_listed, made.inputs, self.with_defaults(used, its)))
+                found += self._ask(used, "inputs", partial(inputs_of, made.inputs, self.with_defaults(used, its)))
         return [self._root / path for path in found]
 
     def downloads(self, name: str, parameters: Mapping[str, Any]) -> bool:
@@ -310,9 +310,13 @@ class Plugins:
         plugin = self.get(PROMPTS, name)
         template = _made(plugin)
         shape = schema.load_schema("prompt_template.schema.json")
-        key = self._mark(sha256_of_json(["prompt", template, shape]))
+        try:
+            key = self._mark(sha256_of_json(["prompt", template, shape]))
+        except (TypeError, ValueError) as error:  # no JSON: the check says what it is
+            check_template(plugin.title, template, shape)
+            raise PluginError(Fault(plugin.title, f"cannot be written as JSON: {error}")) from error
         if not key.exists():
-            _check_template(plugin, template, shape)
+            check_template(plugin.title, template, shape)
             self._write(key, "")
         filled: dict[str, Any] = schema.with_defaults(template, shape)
         del filled["summary"]  # for lists; it decides nothing
@@ -322,7 +326,7 @@ class Plugins:
         """Give a prompt template as its author wrote it, checked against its schema."""
         plugin = self.get(PROMPTS, name)
         template: Mapping[str, Any] = _made(plugin)
-        _check_template(plugin, template, schema.load_schema("prompt_template.schema.json"))
+        check_template(plugin.title, template, schema.load_schema("prompt_template.schema.json"))
         return template
 
     def _mark(self, key: str) -> Path:
@@ -361,10 +365,6 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(item)
 
 
-def _listed(method: Callable[[Any], Iterable[Any]], parameters: Mapping[str, Any]) -> list[Any]:
-    return list(method(parameters))
-
-
 def _made(plugin: Plugin) -> Any:
     """Give the plugin's object; where a class or a function gives it, what that gives."""
     thing = plugin.load()
@@ -373,32 +373,6 @@ def _made(plugin: Plugin) -> Any:
     except Exception as error:  # a stranger's code can raise anything
         what = f"cannot be made: {type(error).__name__}: {error}"
         raise PluginError(Fault(plugin.title, what)) from error
-
-
-def _check_template(plugin: Plugin, template: Any, shape: Mapping[str, Any]) -> None:
-    if faults := schema.schema_faults(template, shape, plugin.title):
-        raise PluginError(fault for _, fault in faults)
-
-
-def _check_generator(plugin: Plugin, made: Any) -> None:
-    texts = {name: getattr(made, name, None) for name in ("summary", "version")}
-    unset = [name for name, text in texts.items() if not isinstance(text, str) or not text]
-    faults = [Fault(plugin.title, f"{name}: missing", expected="a text") for name in unset]
-    if not callable(getattr(made, "samples", None)):
-        faults.append(Fault(plugin.title, "samples: missing", expected="a method samples(parameters, context)"))
-    faults += [
-        Fault(plugin.title, f"{name}: not a method", expected=f"a method {name}(parameters)")
-        for name in ("inputs", "uses")
-        if hasattr(made, name) and not callable(getattr(made, name))
-    ]
-    if tuple(getattr(made, "needs", ())) not in {(), ("base",)}:
-        faults.append(Fault(plugin.title, "needs: not known", expected='("base",)', got=repr(made.needs)))
-    parameters = getattr(made, "parameters", None)
-    wrong = "parameters: missing" if parameters is None else schema.invalid_schema(parameters)
-    if wrong:
-        faults.append(Fault(plugin.title, wrong, expected="a JSON Schema of draft 2020-12"))
-    if faults:
-        raise PluginError(faults)
 
 
 def _common(files: list[Path]) -> Path:

@@ -149,6 +149,9 @@ def test_what_a_generator_uses_counts_as_its_own(tmp_path):
         ("class Lines: pass", r"summary: missing.*\n.*version: missing.*\n.*samples: missing.*\n.*parameters: missing"),
         (GOOD + "\nLines.inputs = 3", r"inputs: not a method"),
         (GOOD + "\nLines.needs = ('money',)", r"needs: not known; expected \(\"base\",\), got \('money',\)"),
+        (GOOD + "\nLines.needs = None", r"needs: not known; expected \(\"base\",\), got None"),
+        (GOOD + "\nLines.needs = 'base'", r"needs: not known; expected \(\"base\",\), got 'base'"),
+        (GOOD + "\nLines.needs = [['base']]", r"needs: not known; expected \(\"base\",\), got \[\['base'\]\]"),
         (GOOD + "\nLines.__init__ = lambda self, x: None", r"cannot be made: TypeError"),
         (GOOD.replace('"type": "object"', '"type": "text"'), r"type.*expected a JSON Schema of draft 2020-12"),
     ],
@@ -168,7 +171,7 @@ def test_a_prompt_template_is_checked_and_filled_in(install, plugins):
         plugins.prompt_template("bad")
     keys = "bos, from_tokenizer, instruction, separator, stop_words, suffix, suffix_as_eos, summary, system"
     assert [(fault.what, fault.expected) for fault in caught.value.faults] == [
-        ("instruction: not allowed", "the field {input}"),
+        ("instruction: not allowed", "the field {input}, and no {system}"),
         ("x: unknown key", f"one of {keys}"),
     ]
 
@@ -201,3 +204,45 @@ def test_a_broken_file_of_the_projects_own_is_told_with_its_line(tmp_path, text,
     (tmp_path / "mine.py").write_text(text)
     with pytest.raises(PluginError, match=message):
         Plugins(tmp_path, ["mine.py"], Digests(tmp_path / "d.json")).import_own("mine.py")
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "told"),
+    [
+        ("inputs", "[None]", "a list of paths, got None in it"),
+        ("inputs", "[['a']]", "a list of paths, got ['a'] in it"),
+        ("inputs", "'a.csv'", "a list of paths, got 'a.csv'"),
+        ("inputs", "None", "a list of paths, got None"),
+        ("uses", "['lines']", "a list of pairs, each a generator's name and its parameters, got 'lines' in it"),
+        ("uses", "[(None, {})]", "a list of pairs, each a generator's name and its parameters, got (None, {}) in it"),
+        ("uses", "[('lines', None)]", "its parameters, got ('lines', None) in it"),
+        ("uses", "'lines'", "its parameters, got 'lines'"),
+        ("uses", "{'lines': {}}", "its parameters, got {'lines': {}}"),
+    ],
+)
+def test_what_a_method_gives_is_checked_where_it_is_asked(tmp_path, method, given, told):
+    (tmp_path / "mine.py").write_text(f"{GOOD}\nLines.{method} = lambda self, parameters: {given}\n")
+    plugins = Plugins(tmp_path, ["mine.py"], Digests(tmp_path / "d.json"))
+    with pytest.raises(PluginError) as caught:
+        plugins.inputs("lines", {"file": "x"})
+    (fault,) = caught.value.faults
+    assert f"{method}: wrong value given; expected" in str(fault)
+    assert str(fault).endswith(told)
+
+
+def test_inputs_may_be_texts_and_come_from_a_generator(tmp_path):
+    (tmp_path / "mine.py").write_text(f"{GOOD}\nLines.inputs = lambda self, parameters: (name for name in 'ab')\n")
+    plugins = Plugins(tmp_path, ["mine.py"], Digests(tmp_path / "d.json"))
+    assert plugins.inputs("lines", {"file": "x"}) == [tmp_path / "a", tmp_path / "b"]
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [('"stop_words": {"a"}', "stop_words: wrong type; expected a list"), ("1: 2, 'x': 3", "x: unknown key")],
+)
+def test_a_prompt_template_that_is_no_json_is_told(tmp_path, value, told):
+    (tmp_path / "mine.py").write_text('p = {"summary": "s", "instruction": "{input}", ' + value + "}")
+    plugins = Plugins(tmp_path, ["mine.py"], Digests(tmp_path / "d.json"))
+    with pytest.raises(PluginError) as caught:
+        plugins.prompt_template("p")
+    assert any(told in str(fault) for fault in caught.value.faults)
