@@ -13,8 +13,8 @@ ORDER = [
     "contracts", "faults", "findings", "glance", "shelves", "digests", "schema", "toml_places", "variants", "project",
     "plugin_files", "plugin_contract", "plugins", "prompts", "chat_templates", "seams", "samples", "tensors", "models",
     "model_folder", "model_record", "sources", "gguf_model", "lora", "lora_changes", "checkpoints", "cures",
-    "template_fit", "trained_text", "data_statistics", "training_length", "data_findings", "machine", "build_size", "generation",
-    "staleness", "artifacts", "extension", "store", "holdings", "sweep", "transfers", "remote_records",
+    "template_fit", "trained_text", "data_statistics", "training_length", "data_findings", "machine", "build_size",
+    "generation", "staleness", "artifacts", "extension", "store", "holdings", "sweep", "transfers", "remote_records",
     "remote_store", "engines", "stages", "shares", "process", "graph", "building", "comparison", "lock", "attestation",
     "loading", "data_check", "checking", "plan", "doit_state", "progress", "interrupts", "tasks", "commands", "cli",
 ]  # fmt: skip
