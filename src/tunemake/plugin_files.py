@@ -23,7 +23,15 @@ def own_generators(file: Path) -> dict[str, type]:
     """Give the dataset generators of a project's own file: its classes with `samples`, named in snake_case."""
     module = own_module(file)
     classes = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
-    return {_snake(made.__name__): made for made in classes if hasattr(made, "samples")}
+    found: dict[str, type] = {}
+    for made in classes:
+        if not hasattr(made, "samples"):
+            continue
+        other = found.setdefault(name := _snake(made.__name__), made)
+        if other is not made:
+            both = f"{other.__name__} and {made.__name__}"
+            raise PluginError(Fault(file.name, f"two classes give the name {name}: {both}", next_step="rename one"))
+    return found
 
 
 def own_prompts(file: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
+from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import Any
@@ -67,16 +68,17 @@ class Plugin:
         return f"{KINDS[self.group]} {self.name} ({self.origin})"
 
     def code(self) -> list[Path]:
-        """Give the files whose content is the plugin's code: the project's file, or its whole package."""
+        """Give the files whose content is the plugin's code: the project's file, or its whole top-level package."""
         if self.file is not None:
             return [self.file]
         assert self.entry_point is not None
-        top = importlib.util.find_spec(self.entry_point.module.partition(".")[0])
+        top = _package(self.entry_point.module)
         if top is None or top.origin is None:
             raise PluginError(Fault(self.title, f"module {self.entry_point.module} not found"))
         origin = Path(top.origin)
         if not top.submodule_search_locations:
-            return [origin]
+            # Modules beside one in a namespace package may be of its code; those beside a module of its own are not.
+            return sorted(origin.parent.glob("*.py")) if "." in top.name else [origin]
         files = (path for path in origin.parent.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
         return sorted(files)
 
@@ -116,10 +118,18 @@ class Plugins:
             for plugins in names.values():
                 if len(plugins) > 1:
                     plugins.sort(key=lambda plugin: plugin.origin)
-            for file in self._files:
-                for name in _OWN[group](self._root / file):
-                    names[name] = [Plugin(name, group, file=self._root / file, own=file)]
+            names.update(self._own(group))
         return found
+
+    def _own(self, group: str) -> dict[str, list[Plugin]]:
+        """Give the plugins of the project's own files; several of a name where files offer different ones."""
+        offered: dict[str, list[tuple[Any, Plugin]]] = {}
+        for file in self._files:
+            for name, thing in _OWN[group](self._root / file).items():
+                others = offered.setdefault(name, [])
+                if thing not in [other for other, _ in others]:  # a template may be imported from one into another
+                    others.append((thing, Plugin(name, group, file=self._root / file, own=file)))
+        return {name: [plugin for _, plugin in those] for name, those in offered.items()}
 
     def import_own(self, file: str) -> None:
         """Import a file of the project itself; raises PluginError where that fails."""
@@ -149,7 +159,8 @@ class Plugins:
             raise PluginError(Fault(name, f"no such {KINDS[group]}", next_step=guess))
         if len(found) > 1 and len({plugin.origin for plugin in found}) > 1:
             origins = " and ".join(plugin.origin for plugin in found)
-            step = "choose by " + " or ".join(f'"{plugin.distribution}:{short}"' for plugin in found)
+            choice = "choose by " + " or ".join(f'"{plugin.distribution}:{short}"' for plugin in found)
+            step = "rename one of them" if found[0].file else choice
             raise PluginError(Fault(name, f"two {KINDS[group]}s of this name: {origins}", next_step=step))
         return found[0]
 
@@ -344,6 +355,16 @@ def installed_version(distribution: str) -> str | None:
         return version(distribution)
     except PackageNotFoundError:
         return None
+
+
+def _package(module: str) -> ModuleSpec | None:
+    """Find a module's top-level package; of a namespace package, which has no file, the first below that has one."""
+    names = module.split(".")
+    for depth in range(1, len(names) + 1):
+        spec = importlib.util.find_spec(".".join(names[:depth]))
+        if spec is None or spec.origin is not None:
+            return spec
+    return None
 
 
 def _alone(method: Callable[[Any], bool], parameters: Mapping[str, Any]) -> list[bool]:

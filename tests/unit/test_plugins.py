@@ -246,3 +246,36 @@ def test_a_prompt_template_that_is_no_json_is_told(tmp_path, value, told):
     with pytest.raises(PluginError) as caught:
         plugins.prompt_template("p")
     assert any(told in str(fault) for fault in caught.value.faults)
+
+
+def test_two_own_files_of_one_name_are_both_named(tmp_path):
+    (tmp_path / "a.py").write_text(GOOD + 'p = {"summary": "s", "instruction": "{input}"}\nq = dict(p)\n')
+    (tmp_path / "b.py").write_text(GOOD + 'from a import q\np = {"summary": "s", "instruction": "Q {input}"}\n')
+    plugins = Plugins(tmp_path, ["a.py", "b.py"], Digests(tmp_path / "d.json"))
+    for group, name, kind in ((DATASETS, "lines", "dataset generator"), (PROMPTS, "p", "prompt template")):
+        with pytest.raises(PluginError, match=rf"two {kind}s of this name: a\.py and b\.py; rename one of them"):
+            plugins.get(group, name)
+    assert plugins.get(PROMPTS, "q").origin == "a.py"
+    twice = Plugins(tmp_path, ["a.py", "a.py"], Digests(tmp_path / "d.json"))
+    assert twice.get(DATASETS, "lines").origin == "a.py"
+
+
+def test_two_classes_of_one_name_in_snake_case(tmp_path):
+    (tmp_path / "mine.py").write_text(GOOD + "\nclass LINES(Lines): pass\nSame = Lines\n")
+    with pytest.raises(PluginError, match=r"mine\.py: two classes give the name lines: Lines and LINES; rename one"):
+        Plugins(tmp_path, ["mine.py"], Digests(tmp_path / "d.json")).names(DATASETS)
+
+
+def test_a_plugin_in_a_namespace_package(install, plugins, tmp_path):
+    entries = "lines = spread.part.mine:Lines\nlone = spread.lone:Lines\nlost = spread.nowhere:Lines"
+    install("stranger", "stranger_a", "", tunemake__datasets=entries)
+    part = tmp_path / "site" / "spread" / "part"
+    part.mkdir(parents=True)
+    (tmp_path / "site" / "spread" / "lone.py").write_text(GOOD)
+    (part / "__init__.py").write_text("")
+    (part / "mine.py").write_text(GOOD)
+    assert plugins.facts("lines").version == "1"
+    assert sorted(plugins.code_digests(plugins.get(DATASETS, "lines"))) == ["part/__init__.py", "part/mine.py"]
+    assert list(plugins.code_digests(plugins.get(DATASETS, "lone"))) == ["lone.py"]
+    with pytest.raises(PluginError, match=r"module spread\.nowhere not found"):
+        plugins.get(DATASETS, "lost").code()
