@@ -12,8 +12,8 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,35 @@ def _followed(path: str) -> Stamp:
 
 def _is_young(told: Stamp, now: int) -> bool:
     return any(now - told[index] < _TICK_NS for at in range(0, len(told), 4) for index in (at + 1, at + 2))
+
+
+def keep_stamps(root: Path, names: Sequence[str]) -> None:
+    """Keep the stat data of project.toml and of other files and links, which a file was written of.
+
+    names: that file first, the others after it.
+    """
+    path = _kept(root, names)
+    with suppress(OSError):  # then the next build looks again
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f"{path.name}.{os.getpid()}")
+        draft.write_text(json.dumps(_stamps(root, names)), "utf-8")
+        draft.replace(path)
+
+
+def stamps_stand(root: Path, names: Sequence[str]) -> bool:
+    """Say whether all is as it was when stamps of it were kept."""
+    try:
+        return bool(json.loads(_kept(root, names).read_text("utf-8")) == _stamps(root, names))
+    except (OSError, ValueError):
+        return False
+
+
+def _kept(root: Path, names: Sequence[str]) -> Path:
+    return (root / FILE).with_name(f"{names[0]}.json")
+
+
+def _stamps(root: Path, names: Sequence[str]) -> Stamps:
+    return {name: stamp(str(root / name)) for name in [*names, "project.toml"]}
 
 
 class Glance:

@@ -8,15 +8,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from tunemake.artifacts import files_under, read_record
 from tunemake.digests import replace_text, sha256_of_json
 from tunemake.faults import Fault, InputError
-from tunemake.glance import Stamp, stamp
+from tunemake.glance import keep_stamps
 from tunemake.staleness import differences, short
 
 if TYPE_CHECKING:  # a build with nothing to do needs none of it
@@ -25,7 +24,6 @@ if TYPE_CHECKING:  # a build with nothing to do needs none of it
 
 FILE = "tunemake.lock"
 FORMAT = 1
-_NOTE = Path("build") / ".cache" / "lock.json"  # what the lock was written of, so that a glance tells that it stands
 _NO_CONTENT = "log.txt"
 _USER_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -69,21 +67,15 @@ def write_lock(builder: Builder) -> bool:
     before = path.read_text("utf-8", errors="replace") if path.is_file() else None
     if text != before:
         replace_text(path, text)
-    _note(builder.root, [link for stage in builder.stages.values() for link in stage.links])
+    keep_stamps(builder.root, [FILE, *(link for stage in builder.stages.values() for link in stage.links)])
     return text != before
 
 
-def after_build(root: Path, links: Iterable[str], builder: Callable[[], Builder], *, ran: bool, whole: bool) -> str:
-    """Write the lock at the end of a build without failures, if all is fresh; give a line to tell, or "".
-
-    links: those of all stages. ran: whether a stage was made or its link moved. whole: whether all were looked at.
-    """
-    if not ran and (not whole or _stands(root, links)):
-        return ""
-    made = builder()
-    made.store.digests.refresh()
+def after_build(builder: Builder) -> str:
+    """Write the lock at the end of a build without failures, if all is fresh; give a line to tell, or ""."""
+    builder.store.digests.refresh()
     try:
-        return f"wrote {FILE}\n" if write_lock(made) else ""
+        return f"wrote {FILE}\n" if write_lock(builder) else ""
     except InputError:  # the rest of the project is stale: its next build writes it
         return ""
     except OSError as error:
@@ -233,20 +225,3 @@ def _output_flaws(link: str, locked: Mapping[str, str], record: Mapping[str, Any
 
 def _value(value: Any) -> str:
     return value[:12] if isinstance(value, str) and _DIGEST.fullmatch(value) else short(value)
-
-
-def _stands(root: Path, links: Iterable[str]) -> bool:
-    """Say whether the lock was written of what the links show now."""
-    try:
-        return bool(json.loads((root / _NOTE).read_text("utf-8")) == _stamps(root, links))
-    except (OSError, ValueError):
-        return False
-
-
-def _note(root: Path, links: Iterable[str]) -> None:
-    with suppress(OSError):  # then the next build looks again
-        replace_text(root / _NOTE, json.dumps(_stamps(root, links)))
-
-
-def _stamps(root: Path, links: Iterable[str]) -> dict[str, Stamp]:
-    return {name: stamp(str(root / name)) for name in [FILE, "project.toml", *links]}

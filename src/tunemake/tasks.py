@@ -16,7 +16,7 @@ from doit.reporter import ConsoleReporter
 
 from tunemake.doit_state import StateFile
 from tunemake.faults import StoppedError, TunemakeError
-from tunemake.glance import Glance, noting
+from tunemake.glance import Glance, noting, stamps_stand
 from tunemake.interrupts import end_in_order, stop
 
 if TYPE_CHECKING:  # a build with nothing to do needs none of it
@@ -231,14 +231,18 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
                 self.write(f"\nmerged model: {link}\ntalk to it:   {_own_command()} chat {link}\n")
 
     def _lock(self) -> None:
+        """Write tunemake.lock, where a stage was made or all were looked at and it is not known to stand."""
         stages = {name: task for name, task in self._tasks.items() if "tunemake_link" in (task.meta or {})}
-        ran, whole = bool(stages.keys() & self._ran), stages.keys() <= self._ran.keys() | self._fresh
-        if Work.current is None or not (ran or whole):
+        names = ["tunemake.lock", *(link for task in stages.values() for link in task.meta["links"])]
+        ran, whole = stages.keys() & self._ran, stages.keys() <= self._ran.keys() | self._fresh
+        if Work.current is None or not (ran or (whole and not stamps_stand(Work.current.root, names))):
             return
         from tunemake.lock import after_build
 
-        links, work = [link for task in stages.values() for link in task.meta["links"]], Work.current
-        self.write(after_build(work.root, links, lambda: work.builder, ran=ran, whole=whole))
+        try:
+            self.write(after_build(Work.current.builder))
+        except TunemakeError as error:  # the project was edited meanwhile
+            self.write(f"{error}\n")
 
     def _variants(self) -> list[str]:
         return list(dict.fromkeys(task.meta["variant"] for task in self._tasks.values() if "kind" in (task.meta or {})))

@@ -263,6 +263,20 @@ def test_reproduce_leaves_nothing_behind_and_takes_nothing_from_a_shared_store(b
     assert {path.name for path in (built.root / "build").iterdir()} == before
 
 
+def test_a_link_that_leads_nowhere_and_a_pipe_are_no_hindrance(built):
+    (built.root / "loop").symlink_to("loop")
+    built.built("data")
+    assert built.run("tunemake", "reproduce", "dataset:identity").code == 0
+    os.mkfifo(built.root / "pipe")
+    assert built.run("tunemake", "reproduce", "dataset:identity").code == 0
+
+
+def test_nothing_built_is_nothing_to_verify(project):
+    done = project.run("tunemake", "verify")
+    assert done.code == 2
+    assert "nothing is built here" in done.err
+
+
 def test_reproduce_refuses_what_is_stale_and_a_folder_that_is_not_empty(built):
     built.edit("held_out = 0.1", "held_out = 0.2")
     done = built.run("tunemake", "reproduce", "data")

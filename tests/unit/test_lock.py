@@ -8,8 +8,9 @@ import pytest
 from tunemake.commands.reproduce import compared
 from tunemake.digests import sha256_of_file
 from tunemake.faults import InputError
+from tunemake.glance import keep_stamps, stamps_stand
 from tunemake.graph import Stage
-from tunemake.lock import FILE, after_build, as_text, change_line, changes, contents, lock_flaws, read_lock, shown
+from tunemake.lock import FILE, as_text, change_line, changes, contents, lock_flaws, read_lock, shown
 
 DIGEST = "ab" * 32
 
@@ -104,13 +105,17 @@ def test_a_damaged_lock_is_refused(tmp_path, text):
         read_lock(tmp_path)
 
 
-def test_a_build_with_nothing_to_do_asks_for_no_builder(tmp_path):
-    def never():
-        raise AssertionError
-
-    assert not after_build(tmp_path, [], never, ran=False, whole=False)
-    with pytest.raises(AssertionError):
-        after_build(tmp_path, [], never, ran=False, whole=True)  # nothing says that a lock stands
+def test_what_a_lock_was_written_of_is_known_until_it_changes(tmp_path):
+    names = [FILE, "build/default/data"]
+    (tmp_path / "project.toml").write_text("")
+    assert not stamps_stand(tmp_path, names)
+    keep_stamps(tmp_path, names)
+    assert stamps_stand(tmp_path, names)
+    for change in (tmp_path / FILE, tmp_path / "project.toml"):
+        change.write_text("another")
+        assert not stamps_stand(tmp_path, names)
+        keep_stamps(tmp_path, names)
+    assert not stamps_stand(tmp_path, [*names, "build/default/train"])
 
 
 def lines(*told):

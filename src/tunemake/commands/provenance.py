@@ -105,6 +105,10 @@ def status(root: Path, say: Say, *, machine: bool = False) -> int:
 def _verified(root: Path) -> tuple[int, int, list[str], str]:
     """Give how many files were read, how many lie elsewhere, what is wrong, and what it was compared with."""
     links, locked = shown(root), read_lock(root)
+    if not links and locked is None:
+        raise InputError(
+            Fault(str(root / "build"), "nothing is built here", next_step="run doit, or name a model folder")
+        )
     broken = [f"{link} shows nothing: its artifact is gone" for link, entry in links.items() if not entry.is_dir()]
     # An artifact that several links show is read once.
     entries = {entry: link for link, entry in reversed(links.items()) if entry.is_dir()}

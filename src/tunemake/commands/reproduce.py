@@ -60,7 +60,11 @@ def reproduce(root: Path, say: Say, names: Sequence[str], into: Path | None, *, 
     folder, kept = _folder(root, into), into is not None
     told: list[Compared] = []
     try:
-        copy = load_builder(_copied(builder, folder), alone=True)
+        try:
+            place = _copied(builder, folder)
+        except OSError as error:  # a full disk, a file that may not be read
+            raise InputError(Fault(str(folder), f"the project cannot be copied there: {_told(error)}")) from error
+        copy = load_builder(place, alone=True)
         for name in chosen:
             told.append(_twice(builder, copy, name))
             if not machine:
@@ -72,6 +76,12 @@ def reproduce(root: Path, say: Say, names: Sequence[str], into: Path | None, *, 
         if not kept:
             shutil.rmtree(folder, ignore_errors=True)
     return _sum_up(say, told, folder if kept else None, machine=machine)
+
+
+def _told(error: OSError) -> str:
+    """Tell an error of copying: shutil's own collects several."""
+    several = error.args[0] if error.strerror is None and error.args else None
+    return str(several[0][2]) if isinstance(several, list) and several else str(error)
 
 
 def _twice(builder: Builder, copy: Builder, name: str) -> Compared:
