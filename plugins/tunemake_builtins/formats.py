@@ -26,6 +26,27 @@ COLUMNS: Mapping[str, Any] = {
     "alpaca": {**ALPACA_COLUMNS, "description": "of format alpaca: " + ALPACA_COLUMNS["description"]},
     "conversations": column("of format sharegpt: the column that holds the turns", "conversations"),
 }  # fmt: skip
+_OF = {"messages": ["messages"], "qa": ["question", "answer", "system"], "alpaca": ["alpaca"],
+       "sharegpt": ["conversations"]}  # fmt: skip
+
+
+def _of_another(name: str) -> dict[str, Any]:
+    return {"not": {}, "x-message": f'of format {name} alone; expected format = "{name}" beside it'}
+
+
+# What belongs to one format would be ignored beside another.
+ONE_FORMAT: Mapping[str, Any] = {
+    "allOf": [
+        {
+            "if": {
+                "required": [] if name == "messages" else ["format"],
+                "properties": {"format": {"const": name}},
+            },
+            "then": {"properties": {key: _of_another(of) for of, keys in _OF.items() if of != name for key in keys}},
+        }
+        for name in _OF
+    ]
+}
 
 
 class Format:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tunemake.contracts import Context, GeneratorError, Sample
-from tunemake_builtins.formats import COLUMNS, Format
+from tunemake_builtins.formats import COLUMNS, ONE_FORMAT, Format
 from tunemake_builtins.rows import CHOICE, Row, guess, rows_of, samples_from, schema
 
 Hub = Literal["hf", "modelscope"]
@@ -33,7 +33,7 @@ class _Repository:
 
     hub: Hub
     version = "1"
-    parameters: Mapping[str, Any] = schema(["path"], **REPOSITORY, **COLUMNS, **CHOICE)
+    parameters: Mapping[str, Any] = {**schema(["path"], **REPOSITORY, **COLUMNS, **CHOICE), **ONE_FORMAT}
 
     def inputs(self, parameters: Mapping[str, Any]) -> Iterable[Path]:
         """Name the files of a folder; of the hub's there are none."""

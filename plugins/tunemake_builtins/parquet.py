@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tunemake.contracts import Context, Sample
-from tunemake_builtins.formats import COLUMNS, Format
+from tunemake_builtins.formats import COLUMNS, ONE_FORMAT, Format
 from tunemake_builtins.rows import CHOICE, FILES, files_of, read, samples_from, schema
 
 
@@ -16,7 +16,7 @@ class Parquet:
 
     summary = "conversations of Parquet files: messages, questions and answers, Alpaca or ShareGPT"
     version = "1"
-    parameters: Mapping[str, Any] = schema(["files"], files=FILES, **COLUMNS, **CHOICE)
+    parameters: Mapping[str, Any] = {**schema(["files"], files=FILES, **COLUMNS, **CHOICE), **ONE_FORMAT}
 
     def inputs(self, parameters: Mapping[str, Any]) -> Iterable[Path]:
         """Name the files."""

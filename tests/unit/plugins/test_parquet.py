@@ -6,7 +6,9 @@ import pytest
 from pyarrow import parquet
 from reading import Read, fault
 
+from tunemake import schema
 from tunemake.contracts import Context
+from tunemake_builtins.hubs import HuggingFace, ModelScope
 from tunemake_builtins.parquet import Parquet
 
 TALK = [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "hello"}]
@@ -47,6 +49,31 @@ def test_alpaca_and_sharegpt(tmp_path):
     turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
     told = write(tmp_path, [{"conversations": turns}], format="sharegpt")
     assert Read(Parquet(), tmp_path, told).pairs == [("a", "b")]
+
+
+@pytest.mark.parametrize("generator", [Parquet(), HuggingFace(), ModelScope()])
+@pytest.mark.parametrize(
+    ("told", "wrong"),
+    [
+        ({"format": "sharegpt", "system": "s"}, ["system: of format qa"]),
+        (
+            {"format": "alpaca", "messages": "m", "answer": "a"},
+            ["answer: of format qa", "messages: of format messages"],
+        ),
+        ({"question": "q"}, ["question: of format qa"]),
+        ({"format": "messages", "alpaca": {}}, ["alpaca: of format alpaca"]),
+        ({"format": "qa", "conversations": "c"}, ["conversations: of format sharegpt"]),
+        ({"format": "qa", "question": "q", "system": "s"}, []),
+        ({"messages": "m"}, []),
+    ],
+)
+def test_what_belongs_to_another_format_is_refused(generator, told, wrong):
+    told = {generator.parameters["required"][0]: "x", **told}
+    faults = [str(fault) for _, fault in schema.schema_faults(told, generator.parameters, "test")]
+    names = [line.rpartition(" ")[2] for line in wrong]
+    assert faults == [
+        f'test: {line} alone; expected format = "{name}" beside it' for line, name in zip(wrong, names, strict=True)
+    ]
 
 
 def test_faults(tmp_path):
