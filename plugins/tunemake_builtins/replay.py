@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from tunemake.contracts import Answer, Context, Sample
+from tunemake.contracts import Answer, Context, GeneratorError, Sample
 
 LANGUAGES = ("en", "zh")
 # After a digit a full stop may belong to a number or to a list's item.
@@ -61,8 +61,7 @@ class Replay:
         prompts = _prompts(parameters, context.root)
         wanted, there = parameters["samples"], sum(map(len, prompts))
         if wanted > there:
-            message = f"{wanted} samples are asked for, and there are {there} prompts"
-            raise ValueError(message)
+            raise GeneratorError(f"samples: more than there are prompts; expected at most {there}, got {wanted}")
         chance = random.Random(context.seed)
         waiting = [_answered(chance.sample(texts, len(texts)), parameters, context) for texts in prompts]
         made = left_out = 0
@@ -89,8 +88,19 @@ def _prompts(parameters: Mapping[str, Any], root: Path) -> list[list[str]]:
     if isinstance(told, list):
         return [told]
     if told:
-        return [_lines((root / told).read_text("utf-8"))]
+        return [_lines(_text(root / told, told))]
     return [shipped(language) for language in parameters.get("languages", LANGUAGES)]
+
+
+def _text(path: Path, told: str) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise GeneratorError(f"{told}: not UTF-8 at byte {error.start + 1} of the file; save it as UTF-8") from error
+    except FileNotFoundError:
+        raise GeneratorError(f"{told}: no such file") from None
+    except OSError as error:
+        raise GeneratorError(f"{told}: cannot be read: {error.strerror or error}") from error
 
 
 def shipped(language: str) -> list[str]:
@@ -117,4 +127,5 @@ def _whole_sentences(answer: Answer, most: int | None) -> str:
     ends = [found.end() for found in _SENTENCE_END.finditer(answer.text)]
     if answer.finished:
         ends.append(len(answer.text))  # the same once more, where the answer ends with a full stop
-    return answer.text[: ends[:most][-1]] if ends else ""
+    kept = answer.text[: ends[:most][-1]] if ends else ""
+    return "" if kept.isspace() else kept

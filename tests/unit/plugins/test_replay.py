@@ -1,10 +1,10 @@
 from pathlib import Path
 
 import pytest
+from checked import checked
 from jsonschema import Draft202012Validator
 
-from tunemake.contracts import Answer, Context, Generator, ReadsFiles
-from checked import checked
+from tunemake.contracts import Answer, Context, Generator, GeneratorError, ReadsFiles
 from tunemake_builtins.replay import LANGUAGES, Replay, shipped
 
 
@@ -18,7 +18,11 @@ class Echo:
         self.asked.append(max_new_tokens)
         for (message,) in conversations:
             text = message["content"]
-            yield Answer("", finished=True) if text == "silence" else Answer(text.upper(), finished="…" not in text)
+            yield (
+                Answer({"silence": "", "space": " \n"}[text], finished=True)
+                if text in {"silence", "space"}
+                else Answer(text.upper(), finished="…" not in text)
+            )
 
 
 def made(parameters, root=Path(), seed=1, base=None):
@@ -65,11 +69,11 @@ def test_prompts_of_a_file_or_a_list_and_the_length_that_is_asked_for(tmp_path):
 def test_a_prompt_without_a_usable_answer_gives_no_sample_and_is_counted():
     told = []
     context = Context(Path(), 1, Echo(), say=told.append)
-    prompts = ["silence", "not even one sentence…", "b"]
-    assert len(list(Replay().samples({"samples": 3, "prompts": prompts}, context))) == 1
+    prompts = ["silence", "space", "not even one sentence…", "b"]
+    assert len(list(Replay().samples({"samples": 4, "prompts": prompts}, context))) == 1
     assert told == [
-        "replay: 2 prompts left out, since the base model's answers hold no whole sentence",
-        "replay: 1 samples instead of 3: there are no more prompts",
+        "replay: 3 prompts left out, since the base model's answers hold no whole sentence",
+        "replay: 1 samples instead of 4: there are no more prompts",
     ]
 
 
@@ -105,8 +109,19 @@ def test_few_sentences():
 
 
 def test_more_samples_than_prompts_is_an_error():
-    with pytest.raises(ValueError, match="3 samples are asked for, and there are 2 prompts"):
+    with pytest.raises(GeneratorError, match="samples: more than there are prompts; expected at most 2, got 3"):
         list(Replay().samples({"samples": 3, "prompts": ["a", "b"]}, Context(Path(), 1, Echo())))
+
+
+def test_a_file_of_prompts_in_utf8_with_and_without_a_mark_and_in_nothing_else(tmp_path):
+    (tmp_path / "p.txt").write_text("one\n", "utf-8-sig")
+    (sample,) = made({"samples": 1, "prompts": "p.txt"}, tmp_path)
+    assert sample["messages"][0]["content"] == "one"
+    (tmp_path / "p.txt").write_bytes("a 问".encode("gb18030"))
+    with pytest.raises(GeneratorError, match=r"p\.txt: not UTF-8 at byte 3 of the file; save it as UTF-8"):
+        made({"samples": 1, "prompts": "p.txt"}, tmp_path)
+    with pytest.raises(GeneratorError, match=r"\.: cannot be read: Is a directory"):
+        made({"samples": 1, "prompts": "."}, tmp_path)
 
 
 def test_it_keeps_its_contract():
