@@ -95,17 +95,23 @@ class _Made:
         self._plugins = Plugins(job.root, job.runtime["plugins"], Digests(job.root / DIGESTS))
         self.rejects = _Rejects(job.work / REJECTS, job.parameters["on_bad"])
         self._base = _base(job)
+        self._ended: set[str] = set()  # what was read to its end: read again, its bad rows are the ones told already
 
     def samples(self, generator: str, parameters: Mapping[str, Any]) -> Iterator[Sample]:
         """Give a generator's samples."""
         made = self._plugins.generator(generator)
         if isinstance(parameters, Mapping):
             parameters = self._plugins.with_defaults(generator, parameters)
-        given = made.samples(parameters, self._context)
+        key = f"{generator} {parameters!r}"
+        given = made.samples(parameters, self._silent_context if key in self._ended else self._context)
         if not isinstance(given, Iterable):
             what = f"{generator}: its method samples gives {type(given).__name__}"
             raise PluginError(Fault(self._where, what, expected="samples one by one, by yield"))
-        return iter(given)
+        return self._to_the_end(key, given)
+
+    def _to_the_end(self, key: str, samples: Iterable[Sample]) -> Iterator[Sample]:
+        yield from samples
+        self._ended.add(key)
 
     def code(self, generator: str) -> list[Path]:
         """Give the code files of a generator and of those that it uses."""
@@ -128,6 +134,14 @@ class _Made:
         return Context(
             self._job.root, self._job.parameters["seed"], self._base, progress, self._job.say, bad, self.samples
         )
+
+    @cached_property
+    def _silent_context(self) -> Context:
+        return replace(self._context, say=_silent, bad=_silent)
+
+
+def _silent(*_: object) -> None:
+    """Take what was told before."""
 
 
 def _base(job: Job) -> BaseModelAnswers | None:
