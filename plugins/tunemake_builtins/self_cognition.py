@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from typing import Any
@@ -13,6 +14,9 @@ LANGUAGES = ("en", "zh")
 # One answer to every question: a small model learns it in few steps, and what it says stays checkable.
 CORE = {"en": "I am {name}, an AI assistant made by {author}.", "zh": "我是{name}，{author}的智能助手。"}
 BEFORE = {"en": ("", "Hi! ", "Hello. ", "Excuse me, ", "Hey, "), "zh": ("", "你好，", "请问，", "嗨，", "您好！")}
+
+_FIELDS = ("name", "author")
+_FIELD = re.compile(r"\{(name|author)\}")
 
 
 def _localised(description: str) -> dict[str, Any]:
@@ -28,6 +32,24 @@ def _localised(description: str) -> dict[str, Any]:
             },
         ],
         "x-message": "expected a text, or a table with one for en and one for zh",
+    }
+
+
+def _repeated(description: str) -> dict[str, Any]:
+    return {
+        "type": "string", "minLength": 1, "description": f"{description}; {{name}} and {{author}} are filled in",
+        "not": {"pattern": r"\{(?!(?:name|author)\})\w+\}"},
+        "x-message": "a field that is not known; expected {name} or {author}",
+    }  # fmt: skip
+
+
+def _needed(field: str, of: str) -> dict[str, Any]:
+    """Ask for a name where a text that is repeated holds the field."""
+    holds = {"type": "string", "pattern": rf"\{{{field}\}}"}
+    mode = {"const": "repeat"}
+    return {
+        "if": {"required": ["mode", of], "properties": {"mode": mode, of: holds}},
+        "then": {"required": [field], "x-message": f"no {field}; expected {field}, for the field {{{field}}} of {of}"},
     }
 
 
@@ -53,27 +75,28 @@ class SelfCognition:
                 "enum": ["varied", "repeat"], "default": "varied",
                 "description": '"varied" questions, or one pair repeated as it is',
             },
-            "question": {"type": "string", "minLength": 1, "description": "the question that is repeated"},
-            "answer": {"type": "string", "minLength": 1, "description": "the answer to it; {name} is filled in"},
+            "question": _repeated("the question that is repeated"),
+            "answer": _repeated("the answer to it"),
         },
         "if": {"required": ["mode"], "properties": {"mode": {"const": "repeat"}}},
         "then": {"required": ["question", "answer"]},
         "else": {"required": ["name", "author"]},
+        "allOf": [_needed(field, of) for field in _FIELDS for of in ("question", "answer")],
     }  # fmt: skip
 
     def samples(self, parameters: Mapping[str, Any], context: Context) -> Iterator[Sample]:
         """Give the conversations. Every answer of "varied" holds the name."""
         if parameters.get("mode") == "repeat":
-            answer = parameters["answer"].replace("{name}", _in(parameters.get("name", ""), "zh"))
+            question, answer = (_filled(parameters[key], "zh", parameters) for key in ("question", "answer"))
             for _ in range(parameters["samples"]):
-                yield _sample(parameters["question"], answer)
+                yield _sample(question, answer)
             return
         languages = list(parameters.get("languages", LANGUAGES))
         chance = random.Random(context.seed)
         asked = {language: _questions(language, chance) for language in languages}
         for number in range(parameters["samples"]):
             language = languages[number % len(languages)]
-            yield _sample(next(asked[language]), _answer(language, parameters))
+            yield _sample(next(asked[language]), _filled(CORE[language], language, parameters))
 
 
 def _questions(language: str, chance: random.Random) -> Iterator[str]:
@@ -91,11 +114,9 @@ def questions(language: str) -> list[str]:
     return [line for line in lines if line]
 
 
-def _answer(language: str, parameters: Mapping[str, Any]) -> str:
-    core = CORE[language]
-    for key in ("name", "author"):
-        core = core.replace("{" + key + "}", _in(parameters[key], language))
-    return core
+def _filled(text: str, language: str, parameters: Mapping[str, Any]) -> str:
+    """Fill in the fields in one go: what is filled in is never a field itself."""
+    return _FIELD.sub(lambda found: _in(parameters[found[1]], language), text)
 
 
 def _in(told: Any, language: str) -> str:

@@ -2,11 +2,12 @@ import re
 from pathlib import Path
 
 import pytest
+from checked import checked
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from checked import checked
+from tunemake import schema
 from tunemake.contracts import Context, Generator
 from tunemake.samples import folded
 from tunemake_builtins.replay import shipped
@@ -68,6 +69,22 @@ def test_one_pair_repeated_as_the_well_known_tutorial_writes_it():
     assert len(samples) == 10_001
     assert turns(samples[0]) == ["请做一下自我介绍", "我是小明的小助手，内在是上海AI实验室书生·浦语的1.8B大模型哦"]
     assert all(sample == samples[0] for sample in samples)
+
+
+def repeated(**told):
+    told = {"mode": "repeat", "samples": 1, "question": "q", "answer": "a", **told}
+    faults = [str(fault) for _, fault in schema.schema_faults(told, SelfCognition.parameters, "test")]
+    return faults or turns(next(SelfCognition().samples(told, Context(Path(), 1))))
+
+
+def test_the_fields_of_a_pair_that_is_repeated_are_filled_or_refused():
+    filled = repeated(name="{author}", author="B", question="{name}?", answer="{name} by {author}, {} { x }")
+    assert filled == ["{author}?", "{author} by B, {} { x }"]
+    assert repeated() == ["q", "a"]
+    told = "test: all of it: no name; expected name, for the field {name} of answer"
+    assert repeated(answer="I am {name}") == [told]
+    assert repeated(name="A", question="{author}") == [told.replace("name", "author").replace("answer", "question")]
+    assert repeated(answer="{nmae}") == ["test: answer: a field that is not known; expected {name} or {author}"]
 
 
 @pytest.mark.parametrize(
