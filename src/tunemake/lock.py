@@ -150,7 +150,7 @@ def shown(root: Path) -> dict[str, Path]:
         for name in sorted([*folders, *names]):
             link = Path(place) / name
             if link.is_symlink() and not name.startswith("."):
-                found[link.relative_to(root).as_posix()] = link.resolve()
+                found[link.relative_to(root).as_posix()] = Path(os.path.realpath(link))  # resolve() raises for a circle
         folders[:] = sorted(name for name in folders if not name.startswith("."))
     return found
 

@@ -238,9 +238,8 @@ def _lead_home(link: Path, copy: Path, root: Path) -> None:
     """Let a copied link lead to what it leads to in the project, where that was not copied with it."""
     there = root / link.relative_to(copy)
     if not link.exists() or not link.resolve().is_relative_to(copy.resolve()):
-        target = there.resolve()
         link.unlink()
-        link.symlink_to(target)
+        link.symlink_to(os.path.realpath(there))
 
 
 def _line(told: Compared) -> str:
