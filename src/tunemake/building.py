@@ -20,7 +20,7 @@ from tunemake.faults import Fault, InputError, StageError, StoppedError
 from tunemake.glance import look_at
 from tunemake.graph import Need, Stage
 from tunemake.plugins import Plugins, installed_version
-from tunemake.process import Event, run_stage
+from tunemake.process import Event, RunStage, run_stage
 from tunemake.project import Project
 from tunemake.remote_store import RemoteStore
 from tunemake.shares import Share, share
@@ -68,11 +68,13 @@ class State:
 class Builder:
     """Decides on and makes the artifacts of one project.
 
-    projects: it, once for each of its variants; `project` is the first of them.
+    projects: it, once for each of its variants; `project` is the first of them. run: runs a stage.
     """
 
-    def __init__(self, projects: list[Project], made: list[Stage], plugins: Plugins, store: Store) -> None:
-        self.project, self.store, self.plugins = projects[0], store, plugins
+    def __init__(
+        self, projects: list[Project], made: list[Stage], plugins: Plugins, store: Store, run: RunStage = run_stage
+    ) -> None:
+        self.project, self.store, self.plugins, self._run = projects[0], store, plugins, run
         self.root = self.project.root
         self.projects = {project.variant.name: project for project in projects}
         self.stages = {stage.name: stage for stage in made}
@@ -189,7 +191,7 @@ class Builder:
         started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
         try:
             with self.store.using(state.taken.inputs.values()), self._share(stage, watch) as (environment, held):
-                facts = run_stage(stage.kind, job, (environment, [lock, *held]), watch)
+                facts = self._run(stage.kind, job, (environment, [lock, *held]), watch)
         except StoppedError as error:
             raise _stopped(stage, work, error) from None
         self._refuse_changed(stage, state.taken, work)

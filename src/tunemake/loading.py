@@ -13,6 +13,7 @@ from tunemake.engines import xtuner
 from tunemake.faults import Fault, InputError, ProjectError
 from tunemake.glance import look_at
 from tunemake.plugins import Plugins
+from tunemake.process import RunStage, run_stage
 from tunemake.project import FILE, Dataset, Project, load_variants
 from tunemake.schema import Path_, dotted
 from tunemake.store import Store
@@ -20,20 +21,20 @@ from tunemake.store import Store
 Found = list[tuple[Path_, Fault]]
 
 
-def load_builder(root: Path, *, alone: bool = False) -> Builder:
+def load_builder(root: Path, *, alone: bool = False, run: RunStage = run_stage) -> Builder:
     """Read the project in a folder.
 
-    alone: with a store in its own build/ and no other, whatever it names.
+    alone: with a store in its own build/ and no other, whatever it names. run: runs its stages.
     Raises ProjectError with every fault that project.toml, the files that it names and the plugins show without work.
     """
     try:
-        return _builder(root, alone=alone)
+        return _builder(root, alone, run)
     except OSError as error:  # a folder that may not be entered, a name that no file can have
         name = os.path.relpath(error.filename, root) if error.filename else FILE
         raise ProjectError(Fault(name, f"cannot be read: {error.strerror}")) from error
 
 
-def _builder(root: Path, *, alone: bool) -> Builder:
+def _builder(root: Path, alone: bool, run: RunStage) -> Builder:  # noqa: FBT001
     variants = [replace(project, store={}) if alone else project for project in load_variants(root)]
     _raise_all(variants[0], _store(variants[0]))
     store = Store(root, variants[0].store.get("path"))
@@ -47,7 +48,7 @@ def _builder(root: Path, *, alone: bool) -> Builder:
         made[project.variant.name] = graph.stages(project, plugins.needs_base, template, sources)
         _raise_all(project, _training_config(made[project.variant.name]))
         projects.append(project)
-    return Builder(projects, graph.combined(made), plugins, store)
+    return Builder(projects, graph.combined(made), plugins, store, run)
 
 
 def _check(project: Project, plugins: Plugins) -> None:

@@ -28,6 +28,7 @@ _ENVIRONMENTS = {"merge": {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}}
 _SHORT_SPIN = {"GOMP_SPINCOUNT": "1000"}
 _CACHES = {"HF_DATASETS_CACHE": ".datasets", "HF_MODULES_CACHE": ".modules"}
 Event = Mapping[str, Any]
+RunStage = Callable[[str, Job, Share, Callable[[Event], None]], dict[str, Any]]  # as run_stage
 
 
 def run_stage(stage: str, job: Job, share: Share, watch: Callable[[Event], None]) -> dict[str, Any]:
