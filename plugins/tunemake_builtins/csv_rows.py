@@ -39,7 +39,7 @@ class _Table:
 
     def __init__(self, lines: Iterable[str], told: str, delimiter: str, context: Context) -> None:
         self._told, self._delimiter, self._context = told, delimiter, context
-        self._length = 0
+        self._length = self._lines = self._quotes = 0  # of the present row, as far as it was read
         self._start = 1
         try:
             self._reader = csv.reader(self._guarded(lines), delimiter=delimiter, strict=True)
@@ -67,6 +67,7 @@ class _Table:
     def _cells(self) -> Iterator[list[str]]:
         while True:
             self._start, self._length = self._reader.line_num + 1, 0
+            self._lines = self._quotes = 0
             try:
                 cells = next(self._reader)
             except StopIteration:
@@ -74,13 +75,20 @@ class _Table:
             except csv.Error as error:
                 if "unexpected end of data" in str(error):
                     raise self._unclosed() from None
-                self._context.bad(f"{self._told}:{self._start}", f"quotes that do not fit: {error}", None)
+                place, what = f"{self._told}:{self._start}", f"quotes that do not fit: {error}"
+                if self._lines > 1 or self._quotes % 2:
+                    # The row may go on, and what is left of it would pass for rows of its own.
+                    step = "mend it there (within quotes, a quote is written twice)"
+                    raise GeneratorError(f"{place}: {what}; where this row ends cannot be told: {step}") from None
+                self._context.bad(place, what, None)
                 continue
             if cells:
                 yield cells
 
     def _guarded(self, lines: Iterable[str]) -> Iterator[str]:
         for line in lines:
+            self._lines += 1
+            self._quotes += line.count('"')
             self._length += len(line)
             if self._length > _LONGEST:
                 raise self._unclosed()

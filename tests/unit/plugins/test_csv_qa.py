@@ -89,6 +89,12 @@ def test_a_quote_that_is_never_closed(tmp_path):
     assert refused(tmp_path, 'q,a\nb,c\nb,"c\nd,e\n') == "qa.csv:3: a quote opened in this row is never closed"
 
 
+@pytest.mark.parametrize("row", ['"x\nx"y,"z\nw",v', '"x"y,"z\nw,v\nu",v', 'x,"y"z,"', '"x\nx"y,z', '"x,y\nb,c\n"d",e'])
+def test_a_misquoted_row_that_may_go_on_ends_reading(tmp_path, row):
+    told = refused(tmp_path, f"q,a\nb,c\n{row}\nd,e\n")
+    assert told.startswith("qa.csv:3: quotes that do not fit: ',' expected after '\"'; where this row ends cannot be")
+
+
 def test_columns_and_delimiters(tmp_path):
     assert refused(tmp_path, "q,b\n", answer="answr") == 'qa.csv: no column "answr"; known: q, b'
     assert refused(tmp_path, "q,answer\n", answer="answr") == 'qa.csv: no column "answr"; did you mean "answer"?'
