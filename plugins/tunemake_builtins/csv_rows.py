@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from tunemake.contracts import Context, GeneratorError
 from tunemake_builtins.encodings import encoding_of, undecodable
 from tunemake_builtins.rows import Row, guess
 
+_SEPARATOR = re.compile(r'\ufeff?"?sep=(.)"?[\r\n]*', re.IGNORECASE)  # a first line that Excel writes and reads
 _LONGEST = 1 << 26  # characters of one row; beyond, a quote was never closed
 
 
@@ -24,12 +28,16 @@ def csv_rows(
     """
     csv.field_size_limit(sys.maxsize)
     encoding = encoding_of(path, told, parameters.get("encoding", "utf-8"))
-    if parameters.get("encoding") == "auto":
+    asked = parameters.get("encoding", "utf-8")
+    if asked == "auto" or codecs.lookup(asked).name != codecs.lookup(encoding.removesuffix("-sig")).name:
         context.say(f"{told}: read as {encoding}")
     delimiter = parameters.get("delimiter") or ("," if path.suffix.lower() == ".csv" else "\t")
     try:
         with path.open(encoding=encoding, newline="") as file:
-            yield from _Table(file, told, delimiter, context).rows(wanted)
+            first = file.readline(_LONGEST)
+            if said := _SEPARATOR.fullmatch(first):
+                delimiter, first = parameters.get("delimiter") or said[1], "\n"  # a blank line: the count stays right
+            yield from _Table(chain([first], file), told, delimiter, context).rows(wanted)
     except UnicodeError:
         raise undecodable(path, told, encoding) from None
 

@@ -37,7 +37,8 @@ def encoding_of(path: Path, told: str, asked: str) -> str:
         close = difflib.get_close_matches(asked.lower(), {*aliases, *aliases.values(), "utf-8"}, n=1)
         hint = f'; did you mean "{close[0]}"?' if close else ""
         raise GeneratorError(f'encoding: "{asked}" is no encoding of text{hint}') from error
-    return marked if marked == "utf-8-sig" and codec == "utf-8" else codec
+    # UTF-32 opens with UTF-16's mark.
+    return codec if marked is None or codec.startswith("utf-32") else marked
 
 
 def undecodable(path: Path, told: str, encoding: str) -> GeneratorError:

@@ -58,6 +58,20 @@ def test_each_encoding_that_is_named(tmp_path, encoding, text):
     assert Read(CsvQa(), tmp_path, parameters | {"encoding": encoding}).pairs == [(f"{text}\n{text}", text)]
 
 
+@pytest.mark.parametrize(("mark", "asked"), [("utf-8-sig", "gb18030"), ("utf-16", "utf-8"), ("utf-16", "cp1252")])
+def test_a_byte_order_mark_goes_before_what_is_asked_for(tmp_path, mark, asked):
+    parameters = write(tmp_path, "q,a\n问,答\n", encoding=mark)
+    made = Read(CsvQa(), tmp_path, parameters | {"encoding": asked})
+    assert (made.pairs, made.said) == ([("问", "答")], [f"qa.csv: read as {mark}"])
+
+
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "\ufeffSEP=;\r"])
+def test_the_first_line_in_which_excel_says_the_delimiter(tmp_path, first):
+    made = read(tmp_path, f"{first}\nq;a\nb;c,d\ne;\n")
+    assert (made.pairs, made.bad, made.said) == ([("b", "c,d")], ["qa.csv:4: a: empty"], [])
+    assert read(tmp_path, f"{first}\nq|a\nb|c;d\n", delimiter="|").pairs == [("b", "c;d")]
+
+
 def test_a_wrong_encoding_is_told_with_place_and_cure(tmp_path):
     told = fault(CsvQa(), DATA, {"files": "clinic_gb18030.csv", **CLINIC})
     assert told == 'clinic_gb18030.csv:1: not utf-8 at byte 1 of the file; it may be gb18030: set encoding = "gb18030"'
