@@ -57,7 +57,10 @@ class _Templates:
         from jinja2.sandbox import SandboxedEnvironment
 
         environment = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
-        del environment.globals["lipsum"], environment.filters["random"]  # the same rows give the same samples
+        # The same rows give the same samples: nothing random, and no object whose text is its place in memory.
+        del environment.filters["random"]
+        for name in ("lipsum", "cycler", "joiner", "namespace"):
+            del environment.globals[name]
         told = {role: parameters[role] for role in _ROLES if parameters.get(role)}
         self._fixed = fixed
         self._templates = {role: _compiled(environment, role, text) for role, text in told.items()}
@@ -86,7 +89,7 @@ def _rendered(role: str, template: Any, row: dict[str, Any], *, fixed: bool) -> 
     from jinja2.exceptions import SecurityError, TemplateError, UndefinedError
 
     try:
-        return str(template.render({"row": row, **row}))
+        return str(template.render({**row, "row": row}))
     except UndefinedError as error:
         name = str(error).partition("'")[2].partition("'")[0]
         what = f"{role}: {_first_line(error)}; {guess(name, row)}"

@@ -18,6 +18,12 @@ def test_columns_are_names_and_values_are_never_templates(tmp_path):
     assert Read(JinjaTable(), tmp_path, told).pairs == [("S", "Paris 哪里?x", "France"), ("{{ 7 * 7 }} ", "none")]
 
 
+def test_a_column_named_row_does_not_hide_the_row(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"row": "r", "two words": "x"}')
+    told = {"files": "a.jsonl", "user": "{{ row['row'] }}", "assistant": "{{ row['two words'] }}"}
+    assert Read(JinjaTable(), tmp_path, told).pairs == [("r", "x")]
+
+
 def test_an_empty_turn_is_a_bad_row(tmp_path):
     made = Read(JinjaTable(), tmp_path, parameters(tmp_path, assistant=" {{ country }} "))
     assert made.pairs == [("Paris?", " France ")]
@@ -31,6 +37,9 @@ def test_an_empty_turn_is_a_bad_row(tmp_path):
         ("a\n{{ city", "user: line 2 of the template: unexpected end of template"),
         ("{% include 'x' %}", "user: no loader"),
         ("{{ city.__class__.__mro__ }}", "user: not allowed in a template: access to attribute '__class__'"),
+        ("{{ namespace(x=1) }}", "user: 'namespace' is undefined"),
+        ("{{ cycler }}", "user: 'cycler' is undefined"),
+        ("{{ joiner }}", "user: 'joiner' is undefined"),
         ("{{ ''|random }}", "user: line 1 of the template: No filter named 'random'"),
     ],
 )
