@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from tunemake.contracts import GeneratorError, Message, Sample
 
 Turn = tuple[Literal["system", "user", "assistant"], Any]
 _KINDS = {bool: "a truth value", int: "a number", float: "a number", list: "a list", dict: "an object", bytes: "bytes"}
+_OF_TURNS = {"role", "from", "value", "content"}  # keys of a turn, which is no row
 _MALFORMED = range(0xDC80, 0xDD00)  # what "surrogateescape" makes of bytes that are not UTF-8
 
 
@@ -58,7 +59,20 @@ def field(row: Any, name: str) -> Any:
     try:
         return row[name]
     except KeyError:
-        raise BadRow(f'no "{name}"; the row has {", ".join(map(str, list(row)[:12])) or "nothing"}') from None
+        there = ", ".join(map(str, list(row)[:12])) or "nothing"
+        raise BadRow(f'no "{name}"; the row has {there}{lying_under(row, name)}') from None
+
+
+def lying_under(value: Mapping[Any, Any], wanted: str | None = None) -> str:
+    """Say under which key of an object the list of rows seems to lie, for the end of a message; or "".
+
+    wanted: what a row has; None where it is not known.
+    """
+    for name, told in value.items():
+        first = told[0] if isinstance(told, list) and told else None
+        if isinstance(first, dict) and (wanted in first if wanted else not first.keys() & _OF_TURNS):
+            return f'; the list lies under "{name}": make it the whole file'
+    return ""
 
 
 def sample_of(turns: Iterable[Turn], before: str = "") -> Sample:

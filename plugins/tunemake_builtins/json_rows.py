@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tunemake.contracts import Context, GeneratorError
+from tunemake_builtins.conversations import lying_under
 from tunemake_builtins.rows import Row
 
 _CHUNK = 1 << 20
@@ -43,8 +44,30 @@ def _is_list(file: BinaryIO, told: str, *, lines: bool) -> bool:
     while part := file.readline(_CHUNK):
         if first := part.lstrip():
             break
+    if not first:
+        raise GeneratorError(f"{told}: empty; expected a list of objects, or one on each line")
+    if first.startswith(b"{") and not _is_json(first):
+        file.seek(start)
+        _refuse_objects_of_lines(file, told)
     file.seek(start)
     return first.startswith(b"[") and not (lines and _is_json(first))
+
+
+def _refuse_objects_of_lines(file: BinaryIO, told: str) -> None:
+    """Raise GeneratorError where a file's first object takes several lines: one by one, they would be no JSON."""
+    buffer = _Buffer(file, told)
+    buffer.peek()
+    line = buffer.line()
+    try:
+        value = _element(buffer)
+    except GeneratorError:
+        return  # a broken line, which reading it will tell
+    if buffer.line() == line:
+        return
+    many = "objects of several lines each, expected a list of them, or each on one line"
+    raise GeneratorError(
+        f"{told}: {many if buffer.peek() else 'one object, expected a list of them' + lying_under(value)}"
+    )
 
 
 def _is_json(text: bytes) -> bool:

@@ -15,6 +15,7 @@ from tunemake_builtins.conversations import BadRow
 
 _JSON, _TABLES, _SHEETS = {".json", ".jsonl", ".ndjson"}, {".csv", ".tsv", ".tab"}, {".xlsx", ".xlsm"}
 _PARQUET = {".parquet"}
+_KNOWN = _JSON | _TABLES | _SHEETS | _PARQUET
 
 FILES: Mapping[str, Any] = {
     "type": ["string", "array"], "minLength": 1, "items": {"type": "string", "minLength": 1}, "minItems": 1,
@@ -68,11 +69,15 @@ def files_of(told: str | Iterable[str], root: Path | None = None) -> list[Path]:
     """Give the files that a parameter names, as it names them; patterns are looked up from root.
 
     root: the project's folder; None where it is the current one, as it is for whoever asks for a generator's inputs.
-    Raises GeneratorError for a pattern that nothing matches.
+    Raises GeneratorError for a folder, and for a pattern that nothing matches.
     """
     found: list[Path] = []
     root = root or Path()
     for name in [told] if isinstance(told, str) else told:
+        if (root / name).is_dir():
+            kinds = sorted({file.suffix for file in (root / name).iterdir() if file.suffix.lower() in _KNOWN})
+            many = " or ".join(f"{name.rstrip('/')}/*{kind}" for kind in kinds or [".jsonl"])
+            raise GeneratorError(f"{name}: is a folder; write {many}")
         if not glob.has_magic(name) or (root / name).exists():
             found.append(Path(name))
             continue
@@ -132,7 +137,7 @@ def _rows(
         from tunemake_builtins.parquet_rows import parquet_rows
 
         return parquet_rows(path, told, context, wanted)
-    known = ", ".join(sorted(_JSON | _TABLES | _SHEETS | _PARQUET))
+    known = ", ".join(sorted(_KNOWN))
     hint = "; save it as .xlsx" if kind in {".xls", ".ods"} else ""
     raise GeneratorError(f"{told}: unknown kind of file; expected a name that ends in {known}{hint}")
 

@@ -4,7 +4,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from reading import Read, fault
 
@@ -129,6 +129,37 @@ def test_a_list_that_breaks_ends_with_the_place(tmp_path, text, told):
     assert told in refused(tmp_path, text)
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "empty; expected a list of objects, or one on each line"),
+        ("\ufeff \n\n", "empty; expected a list of objects, or one on each line"),
+        (json.dumps(ROWS[0], indent=1), "one object, expected a list of them"),
+        ("\ufeff\n" + json.dumps(ROWS[0], indent=1), "one object, expected a list of them"),
+        (json.dumps({"n": [1], "data": ROWS}, indent=1),
+         'one object, expected a list of them; the list lies under "data": make it the whole file'),
+        (json.dumps(ROWS[0], indent=1) + "\n" + json.dumps(ROWS[1], indent=1),
+         "objects of several lines each, expected a list of them, or each on one line"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_what_is_neither_a_list_nor_lines_is_told_as_what_it_is(tmp_path, text, told, name):
+    assert refused(tmp_path, text, name) == f"{name}: {told}"
+
+
+def test_a_list_that_lies_in_an_object(tmp_path):
+    made = read(tmp_path, json.dumps({"tools": [{"x": 1}], "data": ROWS}), "a.json")
+    told = 'no "messages"; the row has tools, data; the list lies under "data": make it the whole file'
+    assert made.bad == [f"a.json:1: {told}"]
+    assert read(tmp_path, json.dumps({"data": [{"x": 1}]})).bad == ['a.jsonl:1: no "messages"; the row has data']
+
+
+def test_a_long_first_line_that_is_malformed_is_a_bad_row(tmp_path):
+    long = json.dumps(talk("a" * 3_000_000, "b")).encode().replace(b"aaa", b"a\xff", 1)
+    made = read(tmp_path, long + b"\n" + json.dumps(ROWS[0]).encode())
+    assert (made.samples, len(made.bad)) == ([ROWS[0]], 1)
+
+
 def test_malformed_utf8_and_depth_are_bad_rows(tmp_path):
     good, bad = json.dumps(ROWS[0]).encode(), b'{"messages": [{"role": "user", "content": "a\xff"}]}'
     deep = b'{"messages": ' + b"[" * 5000 + b"]" * 5000 + b"}"
@@ -166,6 +197,9 @@ def test_files_by_pattern_key_limit_and_sample(tmp_path):
     assert few.said == ["100 samples instead of 200: there are no more"]
     assert fault(Messages(), tmp_path, {"files": ["e/*.json"]}) == "e/*.json: no file matches"
     assert fault(Messages(), tmp_path, {"files": ["e.json"]}) == "e.json: no such file"
+    assert fault(Messages(), tmp_path, {"files": "d/"}) == "d/: is a folder; write d/*.jsonl"
+    (tmp_path / "d" / "x.csv").touch()
+    assert fault(Messages(), tmp_path, {"files": ["d"]}) == "d: is a folder; write d/*.csv or d/*.jsonl"
     assert "unknown kind of file; expected" in refused(tmp_path, "", "x.doc")
 
 
@@ -217,6 +251,7 @@ def test_whatever_bytes_end_in_samples_bad_rows_or_one_error(tmp_path_factory, p
 
 @given(st.lists(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists), max_size=5), st.booleans())
 def test_every_row_is_a_sample_or_a_bad_row(tmp_path_factory, values, listed):
+    assume(values or listed)  # a file of no lines is an error
     rows = [*values, *[talk("a", value) for value in values], *[{"messages": value} for value in values]]
     path = tmp_path_factory.mktemp("rows") / ("a.json" if listed else "a.jsonl")
     path.write_text(json.dumps(rows) if listed else "".join(json.dumps(row) + "\n" for row in rows))
