@@ -8,8 +8,15 @@ import re
 import sys
 import traceback
 from collections.abc import Collection
+from importlib.machinery import (
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    SourceFileLoader,
+)
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from tunemake.digests import sha256_of_json
@@ -17,6 +24,40 @@ from tunemake.faults import Fault, PluginError
 from tunemake.glance import look_at
 
 _TEMPLATE = {"instruction", "from_tokenizer"}  # a prompt template holds one of these
+_homes: set[str] = set()
+
+
+class _FromSource(SourceFileLoader):
+    """Compiles a file each time: Python takes old bytecode for one edited in the same second to the same size."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(self.get_data(path), path)
+        return code
+
+
+def let_import(home: str) -> None:
+    """Let a project's files import each other; its folder comes last, so that none hides a library."""
+    if home not in sys.path:
+        sys.path.append(home)
+    if not _homes:
+        sys.path_hooks.insert(0, _finder)
+    if home not in _homes:
+        _homes.add(home)
+        for place in [place for place in sys.path_importer_cache if _is_own(place)]:
+            del sys.path_importer_cache[place]
+
+
+def _finder(place: str) -> FileFinder:
+    if not (_is_own(place) and Path(place).is_dir()):
+        raise ImportError(place)
+    return FileFinder(place, (ExtensionFileLoader, EXTENSION_SUFFIXES), (_FromSource, SOURCE_SUFFIXES))
+
+
+def _is_own(place: str) -> bool:
+    """Say whether a folder is of a project's code, and not of an environment or a library that lies inside."""
+    nearest = max((path for path in sys.path if path and Path(place).is_relative_to(path)), key=len, default="")
+    return nearest in _homes
 
 
 def own_generators(file: Path) -> dict[str, type]:
@@ -45,8 +86,8 @@ def own_module(file: Path) -> ModuleType:
     name = f"tunemake_project_{sha256_of_json(str(file))[:12]}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
+    spec = importlib.util.spec_from_file_location(name, file, loader=_FromSource(name, str(file)))
+    if file.suffix != ".py" or spec is None or spec.loader is None:
         raise PluginError(Fault(file.name, "not a Python file"))
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import importlib.util
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +20,7 @@ from tunemake.digests import Digests, replace_text, sha256_of_json
 from tunemake.faults import Fault, PluginError, TunemakeError, did_you_mean
 from tunemake.glance import look_at
 from tunemake.plugin_contract import Use, check_generator, check_template, inputs_of, uses_of
-from tunemake.plugin_files import imported_files, own_generators, own_module, own_prompts, place_in
+from tunemake.plugin_files import imported_files, let_import, own_generators, own_module, own_prompts, place_in
 
 DATASETS, PROMPTS = "tunemake.datasets", "tunemake.prompts"
 _DEEPEST = 20  # generators that use generators
@@ -105,9 +104,8 @@ class Plugins:
         self._code_seen: dict[str, str] = {}
         self._facts: dict[str, GeneratorFacts] = {}
         self._checked: set[Plugin] = set()
-        home = str(root.resolve())
-        if self._files and home not in sys.path:
-            sys.path.append(home)  # files of the project import each other; last, so that none hides a library
+        if self._files:
+            let_import(str(root.resolve()))
 
     @cached_property
     def _found(self) -> dict[str, dict[str, list[Plugin]]]:
