@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tunemake import __version__, models
 from tunemake.artifacts import RECORD, Made, commit, elsewhere, read_record
-from tunemake.digests import sha256_of_file
+from tunemake.digests import Digests, sha256_of_file
 from tunemake.engines import xtuner
 from tunemake.extension import take_over, why_anew
 from tunemake.faults import Fault, InputError, StageError, StoppedError
@@ -28,6 +28,7 @@ from tunemake.stages import Job
 from tunemake.staleness import Decides, reasons
 from tunemake.store import Store
 
+Stamp = tuple[int, int, int]
 _HEAVY = ("torch", "transformers", "peft", "datasets", "xtuner", "mmengine", "bitsandbytes", "tokenizers", "numpy")
 
 
@@ -36,15 +37,16 @@ class Taken:
     """Where the content lies that a fingerprint was taken of.
 
     inputs: by role, the artifact's folder in the store, which a link may leave at any time. files: those outside of
-    the build, each with its size, time of change and inode.
+    the build, each with its size, time of change and inode, and its digest.
     """
 
     inputs: Mapping[str, Path]
-    files: Mapping[Path, tuple[int, int, int]]
+    files: Mapping[Path, tuple[Stamp, str]]
 
-    def changed(self) -> list[Path]:
-        """Name the files that are no longer as they were."""
-        return [path for path, stamp in self.files.items() if _stamp(path) != stamp]
+    def changed(self, digests: Digests) -> list[Path]:
+        """Name the files that are no longer as they were; the time may be put back, the content tells."""
+        return [path for path, (stamp, digest) in self.files.items()
+                if _stamp(path) != stamp or digests.of(path) != digest]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,7 @@ class Builder:
         work.mkdir(parents=True, exist_ok=True)
         if stage.resumes and (earlier := take_over(self.store.entry(decides).parent, decides, work)):
             watch({"say": f"{stage.name}: goes on from {earlier}"})
+        self._refuse_changed(stage, state.taken, "just now")  # a base model long after it was looked at
         job = Job(self.root, work, stage.parameters, stage.runtime, state.taken.inputs)
         started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
         try:
@@ -194,7 +197,11 @@ class Builder:
                 facts = self._run(stage.kind, job, (environment, [lock, *held]), watch)
         except StoppedError as error:
             raise _stopped(stage, work, error) from None
-        self._refuse_changed(stage, state.taken, work)
+        try:
+            self._refuse_changed(stage, state.taken, "while it ran")
+        except StageError:
+            shutil.rmtree(work)  # a checkpoint in it would be gone on from
+            raise
         self.store.digests.refresh()
         made = Made(started, round(time.monotonic() - clock, 2), _environment(), stage.runtime, facts)
         try:
@@ -218,13 +225,11 @@ class Builder:
             return share(self.project.machine, lambda text: watch({"say": text}))
         return nullcontext(({}, []))
 
-    def _refuse_changed(self, stage: Stage, taken: Taken, work: Path) -> None:
-        """Throw away what may have been made from files other than those that were digested."""
-        if changed := taken.changed():
-            shutil.rmtree(work)  # a checkpoint in it would be gone on from
-            told = [Fault(stage.name, f"{self._portable(path)} changed while it ran", next_step="run doit again")
-                    for path in changed]  # fmt: skip
-            raise StageError(told)
+    def _refuse_changed(self, stage: Stage, taken: Taken, when: str) -> None:
+        """Refuse what may be made from files other than those that were digested."""
+        if changed := taken.changed(self.store.digests):
+            raise StageError([Fault(stage.name, f"{self._portable(path)} changed {when}", next_step="run doit again")
+                              for path in changed])  # fmt: skip
 
     def _log(self, stage: Stage, decides: Decides, made: Made) -> None:
         line = {"stage": stage.name, "artifact": decides.folder_name, "started": made.started, "seconds": made.seconds,
@@ -243,13 +248,13 @@ class Builder:
         if stage.generator is not None:
             code = self.plugins.code(stage.generator, stage.parameters["parameters"])
         sources = self._sources(stage)
-        linked = [path.resolve() for folder in folders.values() for path in (folder / "model").glob("*")]
-        outside = [*code.values(), *sources.values(), *(path for path in linked if path.is_file())]
-        taken = Taken(folders, {path: _stamp(path) for path in outside})
-        decides = Decides(
-            stage.kind, stage.version, stage.parameters, inputs, self._digests_of(sources), self._digests_of(code)
-        )
-        return decides, taken
+        found = {path: digest for folder in folders.values() for path, digest in _linked(folder)}
+        stamps = {path: _stamp(path) for path in (*code.values(), *sources.values(), *found)}
+        of_sources, of_code = self._digests_of(sources), self._digests_of(code)
+        found |= {path: of_sources[name] for name, path in sources.items()}
+        found |= {path: of_code[name] for name, path in code.items()}
+        decides = Decides(stage.kind, stage.version, stage.parameters, inputs, of_sources, of_code)
+        return decides, Taken(folders, {path: (stamp, found[path]) for path, stamp in stamps.items()})
 
     def _digests_of(self, files: Mapping[str, Path]) -> dict[str, str]:
         return dict(zip(files, self.store.digests.of_many(files.values()), strict=True))
@@ -284,7 +289,14 @@ def _taken(stage: Stage, need: Need, folder: Path) -> dict[str, str]:
     return {name: record["outputs"][name]["sha256"] for name in record["outputs"] if need.takes(name)}
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
+def _linked(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Give the files of a base model, which may be the user's, with the digests that were recorded of them."""
+    outputs = (read_record(folder) or {"outputs": {}})["outputs"]
+    for name in (name for name in outputs if name.startswith("model/") and (folder / name).is_file()):
+        yield (folder / name).resolve(), outputs[name]["sha256"]
+
+
+def _stamp(path: Path) -> Stamp:
     try:
         stat = path.stat()
     except OSError:
