@@ -173,11 +173,12 @@ class Glance:
         """Write the notes where they are others than before, whole or not at all."""
         if not self._changed:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         draft = self._path.with_name(f"{self._path.name}.{os.getpid()}")
-        draft.write_text(json.dumps(self._known), "utf-8")
-        draft.replace(self._path)
-        self._changed = False
+        with suppress(OSError):  # a full disk, a read-only folder: then the next build looks again
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            draft.write_text(json.dumps(self._known), "utf-8")
+            draft.replace(self._path)
+            self._changed = False
 
     def _of(self) -> list[Any]:
         return [self._root, sys.version, sys.prefix, _search_path()]
