@@ -71,7 +71,7 @@ def test_an_interrupt_ends_within_seconds_with_its_code_and_leaves_no_process(tr
     process.send_signal(number)
     out = process.communicate(timeout=60)[0]
     assert process.returncode == code
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 30  # of which it may take 20 to save a checkpoint
     word = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
     assert f"train: {word}; the next build goes on from its newest checkpoint" in out
     assert "Traceback" not in out
