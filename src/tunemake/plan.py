@@ -51,10 +51,11 @@ def as_text(steps: Iterable[Step]) -> str:
         for number, reason in enumerate(step.reasons, 1):
             lines.append(f"  {'└─' if number == len(step.reasons) else '├─'} {reason}")
     counts = {verdict: sum(step.verdict == verdict for step in told) for verdict in ("runs", "may run")}
-    known = [step.seconds for step in told if step.verdict in counts and step.seconds is not None]
+    costs = [step.seconds for step in told if step.verdict in counts]
+    known = [seconds for seconds in costs if seconds is not None]
     if not any(counts.values()):
         return "\n".join([*lines, "nothing to do"])
-    most = f", at most {duration(sum(known))} by last time" if known else ""
+    most = f", at most {duration(sum(known))} by last time" if len(known) == len(costs) else ""
     return "\n".join([*lines, f"{counts['runs']} to run, {counts['may run']} may have to{most}"])
 
 

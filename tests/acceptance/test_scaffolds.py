@@ -70,7 +70,7 @@ def test_from_nothing_to_a_merged_model_with_a_dataset_of_one_s_own(begun):
     small(begun)
     made = begun.run("tunemake", "new", "dataset", "my_words")
     assert made.code == 0, made.told()
-    assert "next: put your samples into plugins/my_words.py, then doit dataset:my_words" in made.out
+    assert "next: put your samples into plugins/my_words.py, then doit base dataset:my_words" in made.out
     begun.edit("f'How is \"{word}\" spelt?'", 'f"Spell {word}."', "plugins/my_words.py")
     begun.edit('"window"]', '"树"]')
     done = begun.built()

@@ -78,7 +78,7 @@ def _in_project(root: Path, kind: _Kind, name: str) -> list[str]:
     if kind.group == DATASETS:
         return [
             f"{file} made; {FILE}: added to plugins, and as [datasets.{name}]",
-            f"next: put your samples into {file}, then doit dataset:{name} && tunemake show data --dataset {name}",
+            f"next: put your samples into {file}, then doit base dataset:{name} && tunemake show data --dataset {name}",
         ]
     return [
         f"{file} made; {FILE}: added to plugins",
