@@ -22,6 +22,7 @@ from tunemake.staleness import Decides
 RECORD = "artifact.json"
 ELSEWHERE = ".elsewhere.json"
 FORMAT = 1
+_KEYS = {"fingerprint", "stage_version", "parameters", "inputs", "outputs"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         record = json.loads((folder / RECORD).read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    whole = isinstance(record, dict) and record.get("format") == FORMAT and "outputs" in record
+    whole = isinstance(record, dict) and record.get("format") == FORMAT and record.keys() >= _KEYS
     return record if whole else None
 
 

@@ -21,7 +21,8 @@ def artifact(folder, files, **record):
     for name, content in files.items():
         (folder / name).write_bytes(content)
     outputs = {name: {"size": len(content), "sha256": sha256_of_file(folder / name)} for name, content in files.items()}
-    told = {"format": 1, "fingerprint": "f" * 64, "stage_version": 1, "parameters": {}, "environment": {}, "facts": {}}
+    told = {"format": 1, "fingerprint": "f" * 64, "stage_version": 1, "parameters": {}, "inputs": {}}
+    told |= {"environment": {}, "facts": {}}
     (folder / "artifact.json").write_text(json.dumps({**told, "outputs": outputs, **record}))
     return folder
 
