@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 from tunemake import __version__, models
@@ -313,6 +314,7 @@ def _stopped(stage: Stage, work: Path, error: StoppedError) -> StoppedError:
     return StoppedError(Fault(stage.name, error.faults[0].what, next_step=told), error.signal_number)
 
 
+@cache
 def _environment() -> dict[str, str]:
     import platform
 
