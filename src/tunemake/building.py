@@ -101,7 +101,7 @@ class Builder:
 
     def _why(self, stage: Stage, decides: Decides) -> tuple[list[str], bool]:
         """Say why an artifact is stale, and whether the store holds it."""
-        if self.store.is_forgotten(stage.link):
+        if self._is_forgotten(stage):
             return ["forgotten on request"], False
         flaws = self.store.flaws(decides)
         if flaws:
@@ -113,6 +113,9 @@ class Builder:
         if note := why_anew(before, decides):
             told.append(note)
         return told or ["not built yet" if flaws is None else "its link is gone"], flaws == []
+
+    def _is_forgotten(self, stage: Stage) -> bool:
+        return any(self.store.is_forgotten(link) for link in stage.links)
 
     def make(self, name: str, *, anew: bool, watch: Callable[[Event], None]) -> float | None:
         """Make a stage's artifact; give the seconds that took, or None where it was found made.
@@ -137,7 +140,7 @@ class Builder:
 
         seconds, lacking = None, list[str]()
         with self.store.lock(state.decides, wait) as lock:
-            if anew or self.store.is_forgotten(stage.link) or not self._found(stage, state.decides, watch):
+            if anew or self._is_forgotten(stage) or not self._found(stage, state.decides, watch):
                 lacking = self._lacking(stage, watch)
                 seconds = None if lacking else self._make(stage, state, lock, watch)
             for link in () if lacking else stage.links:

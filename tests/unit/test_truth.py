@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from truth_machine import Driver, Oracle, Truth, shown
 from truth_project import Values
 from tunemake.faults import StageError
 from tunemake.loading import load_builder
+from tunemake.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +113,16 @@ def test_a_record_without_one_of_its_values_is_none(driver, root, key):
     path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != key}))
     assert driver.start(root, "fork").wait()["ok"]
     assert key in json.loads(path.read_text())
+
+
+def test_what_one_variant_forgets_is_made_anew_where_variants_share_it(driver, root):
+    truth_project.write(root, Values(variants="seeds").files())
+    assert driver.start(root, "fork").wait()["ok"]
+    Store(root).forget("build/b/datasets/one")
+    truth_project.write(root, Values(variants="rates").files())
+    for _ in range(2):
+        assert driver.start(root, "fork").wait()["ok"]
+        log = [json.loads(line) for line in (root / "build/log.jsonl").read_text().splitlines()]
+        again = Counter(line["artifact"] for line in log)
+        assert [name for name, count in again.items() if count > 1] == [shown(root, "build/b/datasets/one")[0]]
+    assert not Store(root).is_forgotten("build/b/datasets/one")
