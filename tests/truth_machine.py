@@ -142,7 +142,7 @@ class Oracle:
         root = Path(tempfile.mkdtemp(dir=self._place, prefix="o-")).resolve()
         truth_project.write_model(root, self._place / "model")
         truth_project.write(root, files)
-        told = self._driver.start(root, "fork").wait()
+        told = self._driver.start(root, "here").wait()
         assert told is not None
         found = None
         if told["ok"]:
