@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -127,13 +128,14 @@ def replace_folder(new: Path, place: Path) -> None:
     """Put a folder in its place; what was there goes only once the new one stands."""
     place.parent.mkdir(parents=True, exist_ok=True)
     for left in new.parent.glob(f".{place.name}.old-*"):  # by a build killed right here
-        shutil.rmtree(left)
+        _remove(left)
     old = new.with_name(f".{place.name}.old-{os.getpid()}")
     if place.exists():
         place.rename(old)
     new.rename(place)
     _flush_folder(place.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    with suppress(OSError):
+        _remove(old)
 
 
 def point(link: Path, target: Path) -> None:
@@ -154,7 +156,14 @@ def _told(decides: Decides) -> dict[str, Any]:
 def _remove_hidden(work: Path) -> None:
     for path in list(work.iterdir()):
         if path.name.startswith("."):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _protect(work: Path, names: Iterable[str]) -> None:

@@ -104,7 +104,12 @@ class Store:
         return mark.exists()
 
     def show(self, link: str, decides: Decides) -> None:
-        """Point a link to the artifact; it is no longer forgotten."""
+        """Point a link to the artifact; it is no longer forgotten. Raises InputError where something else is there."""
+        path = self.root / link
+        if path.exists() and not path.is_symlink():
+            what = "a folder" if path.is_dir() else "a file"
+            step = "move it away and run doit again"
+            raise InputError(Fault(link, f"{what} of this name is there", "the link to the artifact", next_step=step))
         self._register()
         point(self.root / link, self.entry(decides))
         self._forgotten(link).unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 import time
 from collections import Counter
@@ -126,3 +127,29 @@ def test_what_one_variant_forgets_is_made_anew_where_variants_share_it(driver, r
         again = Counter(line["artifact"] for line in log)
         assert [name for name, count in again.items() if count > 1] == [shown(root, "build/b/datasets/one")[0]]
     assert not Store(root).is_forgotten("build/b/datasets/one")
+
+
+def test_an_entry_that_became_a_file_is_made_anew_any_number_of_times(driver, root):
+    truth_project.write(root, Values(datasets=(("one", "three"),)).files())
+    assert driver.start(root, "fork").wait()["ok"]
+    entry = (root / "build/default/data").resolve()
+    for _ in range(2):
+        shutil.rmtree(entry)
+        entry.write_text("a file")
+        assert driver.start(root, "fork").wait()["ok"]
+        assert entry.is_dir()
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_what_stands_in_the_place_of_a_link_is_kept_and_told(driver, root, what):
+    truth_project.write(root, Values(datasets=(("one", "three"),)).files())
+    assert driver.start(root, "fork").wait()["ok"]
+    link = root / "build/default/data"
+    link.unlink()
+    (link if what == "file" else link / "mine").parent.mkdir(exist_ok=True)
+    (link if what == "file" else link / "mine").write_text("mine")
+    told = driver.start(root, "fork").wait()
+    assert told["error"].startswith(f"build/default/data: a {what} of this name is there; expected the link")
+    shutil.move(link, root / "moved")
+    assert driver.start(root, "fork").wait()["ok"]
+    assert not list(link.parent.glob(".*"))
