@@ -293,6 +293,14 @@ class Truth(RuleBasedStateMachine):
         if path := self._chosen(index, found):
             self._spoil(path, how)
 
+    @rule(index=st.integers(0, 99), how=st.sampled_from(["flip", "flip", "delete", "cut"]))
+    def damage_what_is_shown(self, index: int, how: str) -> None:
+        links = [self.root / link for link in sorted(self.oracle.of(self.values) or ())]
+        every = [path for path in self._files(*(link.resolve() for link in links)) if not path.is_symlink()]
+        if path := self._chosen(index, [path for path in every if path.name != "artifact.json"]):
+            self._spoil(path, how)
+        self.full_build("fork")
+
     @rule(index=st.integers(0, 99), how=st.sampled_from(["delete", "cut", "empty", "null", "keyless"]))
     def damage_record(self, index: int, how: str) -> None:
         entries = self.build_folder / ".store"
