@@ -19,3 +19,13 @@ settings.load_profile("shared")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the heaviest first, so that the workers end together."""
     items.sort(key=lambda item: item.get_closest_marker("train") is None)
+
+
+@pytest.fixture(autouse=True)
+def _no_modules_of_other_tests(tmp_path_factory):
+    """Forget modules imported from temporary folders: a look at a project counts all code that is loaded."""
+    yield
+    home = str(tmp_path_factory.getbasetemp())
+    for name, module in list(sys.modules.items()):
+        if (getattr(module, "__file__", None) or "").startswith(home):
+            del sys.modules[name]
