@@ -23,9 +23,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_modules_of_other_tests(tmp_path_factory):
-    """Forget modules imported from temporary folders: a look at a project counts all code that is loaded."""
+    """Forget what was imported from temporary folders: a look at a project counts all code, and where it is found."""
     yield
     home = str(tmp_path_factory.getbasetemp())
+    sys.path[:] = [place for place in sys.path if not place.startswith(home)]
     for name, module in list(sys.modules.items()):
         if (getattr(module, "__file__", None) or "").startswith(home):
             del sys.modules[name]
