@@ -15,7 +15,7 @@ from tunemake.contracts import Message
 from tunemake.digests import Digests
 from tunemake.plugins import DATASETS, PROMPTS, Plugins
 from tunemake.prompts import text_of
-from tunemake.schema import load_schema, with_defaults
+from tunemake.schema import decided, load_schema, value_classes, with_defaults
 
 FOLDER = Path(__file__).parent / "reference"
 _NOTE = "<!-- made by `python docs/generate.py`; changes belong in {} -->"
@@ -25,10 +25,7 @@ _EXAMPLE: Sequence[Message] = (
     {"role": "assistant", "content": "Hello!"},
     {"role": "user", "content": "Who are you?"},
 )
-_DECIDES = {
-    "run": "Nothing of it changes the weights: a change does not train anew.",
-    "later": "It decides a stage after training: a change does not train anew.",
-}
+_DECIDES = {"weights": "the weights", "run": "how it runs", "later": "a later stage"}
 
 
 def pages() -> dict[str, str]:
@@ -48,9 +45,12 @@ def _project() -> Iterator[str]:
     yield "# project.toml\n"
     yield "Every key that a project may have. A key that is not listed here is an error, and the message proposes a"
     yield "close one. `schemas/project.schema.json` says the same: an editor that knows `#:schema` completes by it.\n"
+    yield "The column *decides* says what a change of the value does. **The weights**: what was trained is stale, and"
+    yield "is trained anew. **How it runs**: nothing is made anew; the next training runs that way, or one that a kill"
+    yield "left goes on that way. **A later stage**: only what comes after the training is made anew.\n"
     lists = {key: entry for key, entry in shape["properties"].items() if entry["type"] == "array"}
     yield "## At the top, above the first table\n"
-    yield from _table({"properties": lists})
+    yield from _table({"properties": lists}, decides=True)
     for key, entry in shape["properties"].items():
         if key not in lists:
             yield from _section(key, entry)
@@ -67,9 +67,7 @@ def _section(key: str, entry: Mapping[str, Any]) -> Iterator[str]:
     yield f"## [{key}{'.NAME' if named else ''}]\n"
     if description := entry.get("description"):
         yield f"{description[0].upper()}{description[1:]}.\n"
-    if told := _DECIDES.get(entry.get("x-decides", "")):
-        yield told + "\n"
-    yield from _table(others if named else entry)
+    yield from _table({**(others if named else entry), "x-decides": decided(entry)}, decides=True)
 
 
 def _generators(plugins: Plugins) -> Iterator[str]:
@@ -134,12 +132,19 @@ def _ours(plugins: Plugins, group: str) -> list[str]:
     return [f"tunemake:{name}" if len(plugins.all_of(group, name)) > 1 else name for name in own]
 
 
-def _table(schema: Mapping[str, Any]) -> Iterator[str]:
+def _table(schema: Mapping[str, Any], *, decides: bool = False) -> Iterator[str]:
+    """Give the lines of a table of options. decides: say of each what it decides."""
     options = list(options_of(schema))
-    yield from ("| key | type | default | |", "| --- | --- | --- | --- |") if options else ()
+    if not options:
+        yield ""
+        return
+    classes = value_classes(schema) if decides else {}
+    yield "| key | type | default | decides | |" if decides else "| key | type | default | |"
+    yield "| --- | --- | --- | --- | --- |" if decides else "| --- | --- | --- | --- |"
     for option in options:
         default = option.default if option.default in {"", "(required)"} else f"`{option.default}`"
-        cells = [f"`{option.name}`", option.type, default.strip("()"), option.description]
+        own = [_DECIDES[classes[option.name]]] if decides else []
+        cells = [f"`{option.name}`", option.type, default.strip("()"), *own, option.description]
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
     yield ""
 

@@ -11,17 +11,26 @@ from typing import Any, Literal
 from tunemake.artifacts import read_record
 from tunemake.building import Builder
 from tunemake.faults import InputError
+from tunemake.transfers import Tell
 
-Verdict = Literal["runs", "may run", "found made", "fresh"]
+Verdict = Literal["runs", "may run", "fetched", "found made", "fresh"]
+
+
+# What comes out of them is known when they have run.
+_UNKNOWN = frozenset({"runs", "may run", "fetched"})
+
+
+def _silent(_: Mapping[str, Any]) -> None:
+    """Take a line and show nothing."""
 
 
 @dataclass(frozen=True)
 class Step:
     """A stage in a plan.
 
-    verdict: "runs"; "may run", if what it needs comes out changed; "found made", the store holds it and only the link
-    moves; "fresh". reasons: why, in the user's words. after: the stages whose result it waits for. seconds: what it
-    took last time, or None.
+    verdict: "runs"; "may run", if what it needs comes out changed; "fetched", the shared store offers it; "found made",
+    the store holds it and only the link moves; "fresh". reasons: why, in the user's words. after: the stages whose
+    result it waits for. seconds: what it took last time, or None.
     """
 
     stage: str
@@ -31,14 +40,17 @@ class Step:
     seconds: float | None
 
 
-def plan(builder: Builder, wanted: Iterable[str] = ()) -> list[Step]:
-    """Give the steps of a build of the wanted stages and all that they need, in order; of everything by default."""
+def plan(builder: Builder, wanted: Iterable[str] = (), tell: Tell = _silent) -> list[Step]:
+    """Give the steps of a build of the wanted stages and all that they need, in order; of everything by default.
+
+    tell: is given a line where the shared store cannot be asked.
+    """
     chosen = needed(builder, wanted) if wanted else set(builder.stages)
     steps: dict[str, Step] = {}
     for name, stage in builder.stages.items():
         if name in chosen:
             above = [steps[need.stage] for need in stage.needs.values()]
-            steps[name] = _step(builder, name, [step.stage for step in above if step.verdict in {"runs", "may run"}])
+            steps[name] = _step(builder, name, [step.stage for step in above if step.verdict in _UNKNOWN], tell)
     return list(steps.values())
 
 
@@ -78,12 +90,14 @@ def _headline(step: Step) -> str:
         return f"will run{last}"
     if step.verdict == "may run":
         return f"may run, if {' or '.join(step.after)} comes out changed{last}"
+    if step.verdict == "fetched":
+        return "made elsewhere; will be fetched from the shared store"
     if step.verdict == "found made":
         return "made before; its link moves to it"
     return "up to date"
 
 
-def _step(builder: Builder, name: str, after: list[str]) -> Step:
+def _step(builder: Builder, name: str, after: list[str], tell: Tell) -> Step:
     stage = builder.stages[name]
     record = builder.store.record(stage.link)
     seconds = None if record is None else float(record["seconds"])
@@ -99,7 +113,10 @@ def _step(builder: Builder, name: str, after: list[str]) -> Step:
     if state.fresh:
         return Step(name, "fresh", [], [], seconds)
     told = [_enriched(builder, name, reason) for reason in state.reasons]
-    return Step(name, "found made" if state.in_store else "runs", told, [], seconds)
+    if state.in_store:
+        return Step(name, "found made", told, [], seconds)
+    offered = builder.remote is not None and builder.remote.offers(state.decides, tell)
+    return Step(name, "fetched" if offered else "runs", told, [], seconds)
 
 
 def _of_input(reason: str, needs: Mapping[str, Any]) -> bool:

@@ -75,6 +75,18 @@ class RemoteStore:
         shutil.rmtree(place, ignore_errors=True)
         return None
 
+    def offers(self, decides: Decides, tell: Tell) -> bool:
+        """Say whether a record of an artifact that can be fetched is there; what it holds is looked at when it is."""
+        if decides.stage in NEVER_FETCHED or "read" in self._down:
+            return False
+        try:
+            place = f"records/{_name(decides.stage, decides.fingerprint)}.json"
+            return within(self._patience, partial(self._size, place)) is not None
+        except Exception as error:  # noqa: BLE001 - whatever a protocol's library raises
+            self._down |= {"read", "write"}
+            tell({"say": f"{self.url} cannot be read ({_named(error)}); what it has is not known"})
+            return False
+
     def complete(self, entry: Path, names: Iterable[str], tell: Tell) -> bool:
         """Fetch files that an artifact was fetched without; say whether all of them are there now."""
         record = read_record(entry)

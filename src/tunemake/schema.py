@@ -59,7 +59,7 @@ def reset(decide: str, value: Mapping[str, Any], schema: Mapping[str, Any]) -> d
     kept: dict[str, Any] = {}
     for key, item in value.items():
         entry = schema.get("properties", {}).get(key, {})
-        if entry.get("x-decides", "weights") == decide:
+        if decided(entry) == decide:
             kept |= with_defaults({}, {"properties": {key: entry}})
         else:
             kept[key] = reset(decide, item, entry) if isinstance(item, Mapping) else item
@@ -69,8 +69,25 @@ def reset(decide: str, value: Mapping[str, Any], schema: Mapping[str, Any]) -> d
 def parted(decide: str, value: Mapping[str, Any], schema: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Part a table's values into those whose `x-decides` is another, and those where it is `decide`."""
     known = schema.get("properties", {})
-    chosen = {key: item for key, item in value.items() if known.get(key, {}).get("x-decides", "weights") == decide}
+    chosen = {key: item for key, item in value.items() if decided(known.get(key, {})) == decide}
     return {key: item for key, item in value.items() if key not in chosen}, chosen
+
+
+def decided(entry: Mapping[str, Any], above: str = "weights") -> str:
+    """Say what a value decides: "weights", "run" or "later"; what it does not say, the table above it says."""
+    return str(entry.get("x-decides", above))
+
+
+def value_classes(shape: Mapping[str, Any], at: str = "", above: str = "weights") -> dict[str, str]:
+    """Say of each value that a table's schema knows what it decides, by names as in options: lora.r, probe[].name."""
+    found: dict[str, str] = {}
+    for key, entry in shape.get("properties", {}).items():
+        name, own = f"{at}{key}", decided(entry, decided(shape, above))
+        found[name] = own
+        for part, mark in ((entry, "."), (entry.get("items"), "[]."), (entry.get("additionalProperties"), ".NAME.")):
+            if isinstance(part, Mapping):
+                found |= value_classes(part, f"{name}{mark}", own)
+    return found
 
 
 def schema_faults(value: Any, schema: Mapping[str, Any], where: str, at: Path_ = ()) -> list[tuple[Path_, Fault]]:

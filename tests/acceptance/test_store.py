@@ -100,6 +100,8 @@ def test_a_teammate_without_torch_gets_adapter_and_model_that_were_trained_here(
     environment = without_torch(teammate, server)
     absent = teammate.run("python", "-c", "import torch", **environment)
     assert absent.code == 1
+    plan = teammate.run("tunemake", "plan", **environment)
+    assert "made elsewhere; will be fetched from the shared store" in plan.out, plan.told()
     done = teammate.doit("merge", **environment)
     assert done.code == 0, done.told()
     assert re.search(r"train: made elsewhere, \d files? not fetched", done.told())
@@ -112,6 +114,8 @@ def test_a_teammate_without_torch_gets_adapter_and_model_that_were_trained_here(
     assert (again.code, again.ran) == (0, [])
     why = teammate.run("tunemake", "why", "merge")
     assert why.code == 0, why.told()
+    verified = teammate.run("tunemake", "verify", **environment)
+    assert verified.code == 0, verified.told()
     everything = b"".join(
         path.read_bytes() for root in (built.root, teammate.root) for path in root.rglob("*")
         if path.is_file() and path.suffix in {".json", ".jsonl", ".txt", ".py"}

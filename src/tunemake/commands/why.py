@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ def told(root: Path, names: Sequence[str], *, everything: bool, machine: bool) -
     """
     builder = load_builder(root)
     wanted = [stage for name in names for stage in stages_of(list(builder.stages), name)]
-    steps = plan(builder, wanted)
+    steps = plan(builder, wanted, lambda event: print(event["say"], file=sys.stderr))  # noqa: T201 - a command prints
     builder.store.digests.save()
     shown = [step for step in steps if everything or machine or step.verdict != "fresh"]
     return as_json(steps) if machine else as_text(shown)
