@@ -19,15 +19,16 @@ from tunemake.engines import xtuner
 from tunemake.extension import take_over, why_anew
 from tunemake.faults import Fault, InputError, StageError, StoppedError
 from tunemake.glance import look_at
-from tunemake.graph import Need, Stage
 from tunemake.plugins import Plugins, installed_version
 from tunemake.process import Event, RunStage, run_stage
 from tunemake.project import Project
 from tunemake.remote_store import RemoteStore
 from tunemake.shares import Share, share
+from tunemake.stage import Need, Stage
 from tunemake.stages import Job
 from tunemake.staleness import Decides, reasons
 from tunemake.store import Store
+from tunemake.withholding import gate_of, verdict, withheld_by
 
 Stamp = tuple[int, int, int]
 _HEAVY = ("torch", "transformers", "peft", "datasets", "xtuner", "mmengine", "bitsandbytes", "tokenizers", "numpy")
@@ -150,10 +151,24 @@ class Builder:
                 watch({"say": f"{name} was made elsewhere, and {stage.name} reads what of it is not here: made here"})
                 self._make_once(self.stages[name], anew=True, watch=watch)
             return self._make_once(stage, anew=anew, watch=watch)
-        if seconds is not None and self.remote is not None:
-            self.remote.send(self.store.entry(state.decides), watch)
+        if self.remote is not None:
+            self._send(stage, state.decides, watch, made=seconds is not None)
         self.store.digests.save()
         return seconds
+
+    def _send(self, stage: Stage, decides: Decides, watch: Callable[[Event], None], *, made: bool) -> None:
+        """Send what was made to the shared store; what a gate judges waits for it, and goes when it has passed."""
+        assert self.remote is not None
+        if stage.kind == "gate" and self.passed(stage.name):
+            for name in withheld_by(self.stages, stage.name):
+                self.remote.send((self.root / self.stages[name].link).resolve(), watch)
+        elif made and gate_of(self.stages, stage.name) is None:
+            self.remote.send(self.store.entry(decides), watch)
+
+    def passed(self, gate: str) -> bool:
+        """Say whether a gate's artifact, as it is shown now, says that the model passed."""
+        told = verdict(self.root / self.stages[gate].link)
+        return told is not None and bool(told["passed"])
 
     def _found(self, stage: Stage, decides: Decides, watch: Callable[[Event], None]) -> bool:
         if self.store.holds(decides) or self.store.adopts(stage.link, decides):
@@ -225,7 +240,9 @@ class Builder:
 
     def _share(self, stage: Stage, watch: Callable[[Event], None]) -> AbstractContextManager[Share]:
         """Take a GPU for what runs a model, and a share of the threads."""
-        if stage.kind in {"train", "evaluate"} or ("base" in stage.needs and stage.kind == "dataset"):
+        if stage.kind in {"train", "baseline", "select", "evaluate"} or (
+            "base" in stage.needs and stage.kind == "dataset"
+        ):
             return share(self.project.machine, lambda text: watch({"say": text}))
         return nullcontext(({}, []))
 
@@ -251,6 +268,8 @@ class Builder:
         code: dict[str, Path] = {}
         if stage.generator is not None:
             code = self.plugins.code(stage.generator, stage.parameters["parameters"])
+        for probe in stage.probes:
+            code |= self.plugins.probe_code(probe)
         sources = self._sources(stage)
         found = {path: digest for folder in folders.values() for path, digest in _linked(folder)}
         stamps = {path: _stamp(path) for path in (*code.values(), *sources.values(), *found)}

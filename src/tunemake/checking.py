@@ -21,9 +21,9 @@ from tunemake.faults import InputError, ModelError
 from tunemake.findings import Finding, Severity, errors, unchecked
 from tunemake.machine import gpu_findings, library_findings, room_findings
 from tunemake.project import Project, machine_environment
+from tunemake.questions import questions_of, refuse_trained
 from tunemake.stages.base import FACTS, MODEL
 from tunemake.stages.config import model_faults
-from tunemake.stages.evaluate import refuse_trained
 from tunemake.trained_text import TOKENIZER, LightTokenizer, TrainedTexts
 from tunemake.training_length import TrainingLength, training_length
 
@@ -160,11 +160,13 @@ class Check:
         yield from length_findings(length, data.statistics.samples, train)
 
     def _evaluation(self) -> list[Finding]:
-        told = {kind: (self._project.evaluate or {}).get(kind, []) for kind in ("identity", "unrelated")}
-        if self._found.data.file is None:
+        if self._found.data.file is None or self._project.evaluate is None:
             return []
+        probes = [probe for probe in self._project.evaluate["probe"] if "prompts" in probe]
+        asked = {f"evaluate.probe {probe['name']}": probe["prompts"] for probe in probes}
         try:
-            refuse_trained(self._builder.root, told, self._found.data.file.parent)
+            questions = {where: questions_of(self._builder.root, told, where) for where, told in asked.items()}
+            refuse_trained(questions, self._found.data.file)
         except InputError as error:
             return errors("evaluation", error.faults)
         return []

@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     build = commands.add_parser("build", help="build what is stale, as `doit` does; or only say what that would be")
     build.add_argument("stages", nargs="*", metavar="STAGE", help="default: all")
     build.add_argument("--dry-run", action="store_true", help="say what would be done, and build nothing")
+    build.add_argument("--no-gate", action="store_true", help="a model that fails its probes does not end the build")
     build.set_defaults(run=_build)
     for name, text in (("why", "say why each stage will be made anew"), ("plan", "say what the next build will do")):
         asked = commands.add_parser(name, help=f"{text}; builds nothing")
@@ -208,7 +209,7 @@ def _build(options: argparse.Namespace) -> int:
         return _plan(options)
     from tunemake.commands.build import build
 
-    return build(options.stages)
+    return build(options.stages, gate=not options.no_gate)
 
 
 def _store(options: argparse.Namespace) -> int:

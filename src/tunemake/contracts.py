@@ -1,4 +1,4 @@
-"""What a plugin author implements: dataset generators and prompt templates. Imports nothing of tunemake's."""
+"""What a plugin author implements: dataset generators, prompt templates and probes. Imports nothing of tunemake's."""
 
 from __future__ import annotations
 
@@ -150,3 +150,86 @@ class PromptTemplate(TypedDict, total=False):
     stop_words: list[str]
     bos: bool
     from_tokenizer: bool
+
+
+class Question(NamedTuple):
+    """What a probe asks. reference: the answer that is right, where the project gives one."""
+
+    prompt: str
+    reference: str | None = None
+
+
+class Loss(NamedTuple):
+    """Negative log-likelihood of a sample's trained tokens, in nats, summed; and how many tokens those are."""
+
+    nats: float
+    tokens: int
+
+
+class Score(NamedTuple):
+    """What a probe finds. value: what the project's bounds hold for. parts: the same for each question, or none.
+
+    A part beyond the bound is shown as a failing answer.
+    """
+
+    value: float
+    parts: Sequence[float] = ()
+
+
+class ProbeError(Exception):
+    """What a probe raises where it cannot score; the text is the line that the user reads."""
+
+
+class Examined(Protocol):
+    """A model, as a probe meets it; what two probes ask alike is computed once.
+
+    questions: those of the probe. root: the project's folder.
+    """
+
+    questions: Sequence[Question]
+    root: Path
+
+    def answers(self) -> Sequence[Answer]:
+        """Give its greedy answer to each question, by the project's own prompt template and stop words."""
+        ...
+
+    def base_answers(self) -> Sequence[Answer]:
+        """Give the base model's answers to the same questions; for a probe that needs "base"."""
+        ...
+
+    def divergences(self) -> Sequence[float]:
+        """Give for each question KL(base || model) in nats, mean over the tokens of the base's answer.
+
+        For a probe that needs "divergence".
+        """
+        ...
+
+    def losses(self) -> Sequence[Loss]:
+        """Give the loss of each held-out sample; for a probe that needs "held_out"."""
+        ...
+
+    def loaded(self) -> tuple[Any, Any]:
+        """Give the model and the tokenizer themselves, as transformers' objects."""
+        ...
+
+
+@runtime_checkable
+class Probe(Protocol):
+    """A probe plugin (entry-point group `tunemake.probes`): what a model must be able to do, as a number.
+
+    summary: one line for lists. version: raise it when it scores the same answers otherwise. unit: what its value is,
+    such as "share of answers". parameters: JSON Schema 2020-12. needs: of "questions", "references" (each question
+    has one), "base" (the base model's own answers), "divergence" (its probabilities) and "held_out" (held-out
+    samples), what it asks for.
+    Its module imports nothing heavy at the top.
+    """
+
+    summary: str
+    version: str
+    unit: str
+    needs: Sequence[str]
+    parameters: Mapping[str, Any]
+
+    def score(self, parameters: Mapping[str, Any], model: Examined) -> Score:
+        """Give the model's score; raises ProbeError where that cannot be done."""
+        ...

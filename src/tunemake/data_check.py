@@ -15,10 +15,10 @@ from tunemake.data_findings import data_findings
 from tunemake.data_statistics import Statistics, measure
 from tunemake.faults import Fault, InputError, StageError
 from tunemake.findings import Finding, errors, unchecked
-from tunemake.graph import Stage
 from tunemake.process import Event
 from tunemake.project import Dataset, Project
 from tunemake.samples import read_samples
+from tunemake.stage import Stage
 from tunemake.stages.data import HELD_OUT, TRAIN, samples_file
 from tunemake.stages.dataset import REJECTS, SAMPLES
 from tunemake.trained_text import TrainedTexts

@@ -15,33 +15,39 @@ _BATCH = 16
 
 
 class Answers:
-    """A model loaded for answering; imports torch and transformers.
+    """A model that answers; imports torch.
 
-    folder: a Hugging Face model folder. template: the prompt template. On a CPU it computes in float32, on a GPU in
-    the folder's own type.
+    model, tokenizer: transformers' own. template: the prompt template. batch: conversations answered at once.
     """
 
-    def __init__(self, folder: Path, template: Mapping[str, Any], *, trust_remote_code: bool) -> None:
+    def __init__(self, model: Any, tokenizer: Any, template: Mapping[str, Any], *, batch: int = _BATCH) -> None:
+        self.model, self.tokenizer, self.template, self._batch_size = model, tokenizer, template, batch
+
+    @classmethod
+    def load(cls, folder: Path, template: Mapping[str, Any], *, trust_remote_code: bool) -> Answers:
+        """Load a Hugging Face model folder: on a CPU in float32, on a GPU in the folder's own type."""
         install_cures()
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        self.template = template
         cuda = torch.cuda.is_available()
-        self.model = AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             folder, torch_dtype="auto" if cuda else torch.float32, trust_remote_code=trust_remote_code
         ).to("cuda" if cuda else "cpu")
-        self.model.eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, padding_side="left")
-        if self.tokenizer.pad_token_id is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
+        model.eval()
+        return cls(model, AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code), template)
 
     def of(self, conversations: Iterable[Sequence[Message]], max_new_tokens: int) -> Iterator[Answer]:
         """Give the answer to each conversation, in order, a batch at a time."""
+        for ids in self.generated(conversations, max_new_tokens):
+            yield self.answer_of(ids)
+
+    def generated(self, conversations: Iterable[Sequence[Message]], max_new_tokens: int) -> Iterator[list[int]]:
+        """Give the token ids of each answer, the stop token that ended it included."""
         waiting = iter(conversations)
-        while batch := list(islice(waiting, _BATCH)):
+        while batch := list(islice(waiting, self._batch_size)):
             yield from self._batch(batch, max_new_tokens)
 
     def ids_of(self, messages: Sequence[Message]) -> list[int]:
@@ -54,12 +60,23 @@ class Answers:
         ids = {self.tokenizer.eos_token_id, *(word[0] for word in words if len(word) == 1)}
         return sorted(stop for stop in ids if stop is not None)
 
-    def _batch(self, conversations: Sequence[Sequence[Message]], max_new_tokens: int) -> list[Answer]:
+    def answer_of(self, ids: Sequence[int]) -> Answer:
+        """Give the answer that token ids say, without its end."""
+        text = whole = self.tokenizer.decode(ids, skip_special_tokens=True)
+        for word in self.template["stop_words"]:
+            text = text.split(word, 1)[0]
+        finished = text != whole or not set(self.stop_ids()).isdisjoint(ids)
+        # A character of several tokens may have been cut in the middle.
+        return Answer(text.strip() if finished else text.rstrip("\ufffd").strip(), finished)
+
+    def _batch(self, conversations: Sequence[Sequence[Message]], max_new_tokens: int) -> list[list[int]]:
         import torch
 
         rows = [self.ids_of(messages) for messages in conversations]
-        width, pad = max(map(len, rows)), self.tokenizer.pad_token_id
-        device, stops = self.model.device, self.stop_ids()
+        stops = self.stop_ids()
+        # What fills a row is hidden by the mask, so any id will do.
+        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else (stops or [0])[0]
+        width, device = max(map(len, rows)), self.model.device
         given = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
         with torch.no_grad():
@@ -67,12 +84,10 @@ class Answers:
                 input_ids=given, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False,
                 temperature=None, top_p=None, top_k=None, eos_token_id=stops, pad_token_id=pad,
             )  # fmt: skip
-        return [self._answer(row, stops) for row in made[:, width:].tolist()]
+        return [_until(row, stops) for row in made[:, width:].tolist()]
 
-    def _answer(self, ids: Sequence[int], stops: Sequence[int]) -> Answer:
-        text = whole = self.tokenizer.decode(ids, skip_special_tokens=True)
-        for word in self.template["stop_words"]:
-            text = text.split(word, 1)[0]
-        finished = text != whole or not set(stops).isdisjoint(ids)
-        # A character of several tokens may have been cut in the middle.
-        return Answer(text.strip() if finished else text.rstrip("\ufffd").strip(), finished)
+
+def _until(ids: list[int], stops: Sequence[int]) -> list[int]:
+    """Cut a row after its first stop token; what follows it fills the batch."""
+    ends = [index for index, one in enumerate(ids) if one in stops]
+    return ids[: ends[0] + 1] if ends else ids

@@ -1,89 +1,21 @@
 """Project and plugins to stages; pure, touches no disk.
 
 base ──────┬─▶ config ─┐
-dataset:* ─┴─▶ data ───┴─▶ train ─▶ adapter ─▶ merge ─▶ evaluate
+dataset:* ─┴─▶ data ───┴─▶ train ─▶ select ─▶ adapter ─▶ merge ─▶ evaluate ─▶ gate
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
+from dataclasses import replace
 from typing import Any
 
-from tunemake import models, schema
+from tunemake import judging, models, schema
 from tunemake.engines import xtuner
+from tunemake.judging import data_file, link, selects
 from tunemake.project import SCHEMA, Dataset, Project
-from tunemake.variants import DEFAULT
-
-# Raise a stage's version when it makes other content of the same inputs: every project then makes it anew.
-VERSIONS = {
-    "base": 1, "dataset": 2, "data": 2, "config": 2, "train": 1, "adapter": 1, "merge": 2, "evaluate": 1,
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Need:
-    """What a stage takes from another.
-
-    files: patterns of the files that it reads, which decide its content; without: patterns of those among them that it
-    does not.
-    """
-
-    stage: str
-    files: tuple[str, ...] = ("**",)
-    without: tuple[str, ...] = ()
-
-    def takes(self, name: str) -> bool:
-        """Say whether it reads a file of that name; nobody reads a log."""
-
-        def fits(patterns: tuple[str, ...]) -> bool:
-            return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-        return fits(self.files) and not fits(self.without) and name != "log.txt"
-
-
-_MODEL = Need("base", ("model/**",), tuple(f"model/{name}*" for name in models.LEGAL))
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One kind of work on given values.
-
-    name: the task's name. kind: the module under stages/. parameters: the values that decide the content; the stage
-    works from this very dict. runtime: values that only decide how it runs. needs: other stages, by role.
-    link: where the artifact is shown. outputs: files that must come out; the first is the main one.
-    generator: the dataset plugin whose code and inputs count. sources: files of the user's that it reads.
-    folder: a base model's folder, read in place. titles: parameters as project.toml names them. variant: of which
-    it is, the first one where several share it. also: further links that show it, one for each of them.
-    """
-
-    name: str
-    kind: str
-    doc: str
-    parameters: Mapping[str, Any]
-    link: str
-    outputs: tuple[str, ...]
-    runtime: Mapping[str, Any] = field(default_factory=dict)
-    needs: Mapping[str, Need] = field(default_factory=dict)
-    generator: str | None = None
-    sources: tuple[str, ...] = ()
-    folder: str | None = None
-    titles: Mapping[str, str] = field(default_factory=dict)
-    resumes: bool = False
-    variant: str = DEFAULT
-    also: tuple[str, ...] = ()
-
-    @property
-    def version(self) -> int:
-        """The version of the stage's work."""
-        return VERSIONS[self.kind]
-
-    @property
-    def links(self) -> tuple[str, ...]:
-        """Every link that shows the artifact."""
-        return (self.link, *self.also)
+from tunemake.stage import MODEL, Need, Stage
 
 
 def stages(
@@ -103,11 +35,14 @@ def stages(
     made += [base, _config(project, template, base, config_sources)]
     made += [_dataset(project, dataset, template) for dataset in heavy]
     made += [_data(project), _train(project, template)]
+    if selects(project):
+        made += [judging.baseline(project, template), judging.select(project, template)]
     if project.train["method"] != "full":
         made.append(_adapter(project))
     made.append(_merge(project, template))
     if project.evaluate is not None:
-        made.append(_evaluate(project, template))
+        made += [] if selects(project) else [judging.baseline(project, template)]
+        made += [judging.evaluate(project, template), judging.gate_stage(project)]
     return made
 
 
@@ -142,7 +77,8 @@ def _named(stage: Stage, name: str, names: Mapping[str, str]) -> Stage:
 
 def _work(stage: Stage) -> tuple[Any, ...]:
     """Give what a stage does, wherever its artifact is shown."""
-    return stage.kind, stage.parameters, stage.runtime, stage.needs, stage.generator, stage.sources, stage.folder
+    code = stage.generator, stage.probes
+    return stage.kind, stage.parameters, stage.runtime, stage.needs, code, stage.sources, stage.folder
 
 
 def last_stages(made: list[Stage]) -> list[str]:
@@ -161,7 +97,7 @@ def base_name(source: str) -> str:
 def base_link(project: Project) -> str:
     """Give the link that shows the base model; a variant with a base of its own has one of its own."""
     if any(path[0] == "model" and path[1:2] != ("prompt_template",) for path in project.variant.values):
-        return _link(project, "base")
+        return link(project, "base")
     return f"build/base/{base_name(project.model['source'])}"
 
 
@@ -188,7 +124,7 @@ def _dataset(project: Project, dataset: Dataset, template: Mapping[str, Any] | N
     if template is not None:
         trusted = project.model["trust_remote_code"]
         parameters |= {"prompt_template": dict(template), "trust_remote_code": trusted}
-        needs = {"base": _MODEL}
+        needs = {"base": MODEL}
     return Stage(
         name=f"dataset:{dataset.name}", kind="dataset", doc=f"samples of {dataset.generator}",
         parameters=parameters, runtime={"name": dataset.name, "plugins": list(project.plugins)},
@@ -209,18 +145,10 @@ def _data(project: Project) -> Stage:
             "datasets": names, "held_out": project.data["held_out"], "seed": project.seed,
             "format": project.data["format"],
         },
-        link=_link(project, "data"), outputs=(_train_file(project), f"held_out.{project.data['format']}"),
+        link=link(project, "data"), outputs=(data_file(project), data_file(project, "held_out")),
         needs={name: Need(f"dataset:{name}", ("samples.jsonl",)) for name in names},
         titles={"held_out": "data.held_out", "seed": "project.seed", "format": "data.format"},
     )  # fmt: skip
-
-
-def _link(project: Project, name: str) -> str:
-    return f"build/{project.variant.name}/{name}"
-
-
-def _train_file(project: Project) -> str:
-    return f"train.{project.data['format']}"
 
 
 def _config(project: Project, template: Mapping[str, Any], base: Stage, sources: Sequence[str]) -> Stage:
@@ -229,13 +157,13 @@ def _config(project: Project, template: Mapping[str, Any], base: Stage, sources:
         name="config", kind="config", doc="the training config",
         parameters={
             "project": project.name, "seed": project.seed, "model": project.model["source"],
-            "model_path": f"{base.link}/model", "data_path": f"{_link(project, 'data')}/{_train_file(project)}",
+            "model_path": f"{base.link}/model", "data_path": f"{link(project, 'data')}/{data_file(project)}",
             "trust_remote_code": project.model["trust_remote_code"], "prompt_template": dict(template),
             "data": _training_data(project), "train": _without_template(project.train), "template": name,
             # Only a config that has values of its own asks which of ours are meant to replace them.
             "declared": sorted(project.declared) if xtuner.own_values(name) else [],
         },
-        link=_link(project, "config"), outputs=("train.py", "decides.py", "extends.py"),
+        link=link(project, "config"), outputs=("train.py", "decides.py", "extends.py"),
         needs={"base": Need("base", ("model.json",))}, sources=tuple(sources),
         titles={"seed": "project.seed", "model": "model.source", "template": "train.template"},
     )  # fmt: skip
@@ -254,21 +182,23 @@ def _train(project: Project, template: Mapping[str, Any]) -> Stage:
     deciding, running = schema.parted("run", _without_template(project.train), shape)
     if project.train["method"] == "full":
         deciding.pop("lora")
-    asked = {kind: (project.evaluate or {}).get(kind, []) for kind in ("identity", "unrelated")}
+    asked = {
+        probe["name"]: probe["prompts"] for probe in (project.evaluate or {}).get("probe", ()) if "prompts" in probe
+    }
     needs = {
         # The light datasets first, then the config: what can be wrong is told before anything heavy starts.
         "config": Need("config", ("decides.py", "extends.py")),
-        "base": _MODEL,
-        "data": Need("data", (_train_file(project),)),
+        "base": MODEL,
+        "data": Need("data", (data_file(project),)),
     }
     return Stage(
         name="train", kind="train", doc="the training itself",
         parameters={**deciding, "data": _training_data(project), "seed": project.seed},
         runtime={
             **running, "evaluate": asked, "template": _template_check(project, template),
-            "links": {"base": base_link(project), "data": _link(project, "data")},
+            "links": {"base": base_link(project), "data": link(project, "data")},
         },
-        link=_link(project, "train"), outputs=("last_checkpoint", "metrics.jsonl"), needs=needs, resumes=True,
+        link=link(project, "train"), outputs=("last_checkpoint", "metrics.jsonl"), needs=needs, resumes=True,
         titles={**{name: f"train.{name}" for name in deciding}, "seed": "project.seed"},
     )  # fmt: skip
 
@@ -283,15 +213,15 @@ def _adapter(project: Project) -> Stage:
     return Stage(
         name="adapter", kind="adapter", doc="the adapter as a Hugging Face PEFT folder",
         parameters={"lora": dict(lora), "base": project.model["source"]},
-        link=_link(project, "adapter"), outputs=("adapter_model.safetensors", "adapter_config.json"),
-        needs={"train": Need("train", ("last_checkpoint", "iter_*.pth"))},
+        link=link(project, "adapter"), outputs=("adapter_model.safetensors", "adapter_config.json"),
+        needs=_weights(project),
         titles={"lora": "train.lora", "base": "model.source"},
     )  # fmt: skip
 
 
 def _merge(project: Project, template: Mapping[str, Any]) -> Stage:
     full = project.train["method"] == "full"
-    weights = Need("train", ("last_checkpoint", "iter_*.pth")) if full else Need("adapter", ("adapter_*",))
+    weights = _weights(project) if full else {"adapter": Need("adapter", ("adapter_*",))}
     return Stage(
         name="merge", kind="merge", doc="the merged model as a Hugging Face folder",
         parameters={
@@ -301,10 +231,10 @@ def _merge(project: Project, template: Mapping[str, Any]) -> Stage:
             "project": project.name, "base": project.model["source"], "template": project.model["prompt_template"],
         },
         runtime={"trust_remote_code": project.model["trust_remote_code"]},
-        link=_link(project, "merged"), outputs=("config.json", "tokenizer_config.json", models.MODEL_RECORD),
+        link=link(project, "merged"), outputs=("config.json", "tokenizer_config.json", models.MODEL_RECORD),
         needs={
-            "base": Need("base", ("model/**", "model.json")), "train" if full else "adapter": weights,
-            "data": Need("data", (_train_file(project),)),
+            "base": Need("base", ("model/**", "model.json")), **weights,
+            "data": Need("data", (data_file(project),)),
         },
         titles={
             "dtype": "merge.dtype", "shard_size": "merge.shard_size", "project": "project.name",
@@ -313,19 +243,8 @@ def _merge(project: Project, template: Mapping[str, Any]) -> Stage:
     )  # fmt: skip
 
 
-def _evaluate(project: Project, template: Mapping[str, Any]) -> Stage:
-    assert project.evaluate is not None
-    asked = dict(project.evaluate)
-    files = tuple(asked[kind] for kind in ("identity", "unrelated") if isinstance(asked[kind], str))
-    return Stage(
-        name="evaluate", kind="evaluate", doc="answers of base and merged model, and their scores",
-        parameters={
-            **asked, "prompt_template": dict(template), "trust_remote_code": project.model["trust_remote_code"],
-        },
-        link=_link(project, "evaluation"), outputs=("scores.json", "answers.json"),
-        needs={
-            "base": _MODEL, "merged": Need("merge", without=(models.MODEL_RECORD,)),
-            "data": Need("data", (_train_file(project),)),
-        },
-        sources=files, titles={name: f"evaluate.{name}" for name in asked},
-    )  # fmt: skip
+def _weights(project: Project) -> dict[str, Need]:
+    """Give what a stage needs that reads the chosen checkpoint."""
+    if selects(project):
+        return {"train": Need("train", ("iter_*.pth",)), "select": Need("select", ("checkpoint",))}
+    return {"train": Need("train", ("last_checkpoint", "iter_*.pth"))}

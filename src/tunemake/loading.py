@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tunemake import graph, models
 from tunemake.building import Builder
+from tunemake.contracts import Question
 from tunemake.engines import xtuner
-from tunemake.faults import Fault, InputError, ProjectError
+from tunemake.faults import Fault, InputError, ProjectError, did_you_mean
 from tunemake.glance import look_at
 from tunemake.plugins import Plugins
 from tunemake.process import RunStage, run_stage
 from tunemake.project import FILE, Dataset, Project, load_variants
+from tunemake.questions import questions_of
 from tunemake.schema import Path_, dotted
+from tunemake.stage import Stage
 from tunemake.store import Store
 
 Found = list[tuple[Path_, Fault]]
@@ -39,7 +43,7 @@ def _builder(root: Path, alone: bool, run: RunStage) -> Builder:  # noqa: FBT001
     _raise_all(variants[0], _store(variants[0]))
     store = Store(root, variants[0].store.get("path"))
     plugins = Plugins(root, variants[0].plugins, store.digests)
-    made: dict[str, list[graph.Stage]] = {}
+    made: dict[str, list[Stage]] = {}
     projects = []
     for declared in variants:
         project, sources = _training_template(declared)
@@ -53,7 +57,7 @@ def _builder(root: Path, alone: bool, run: RunStage) -> Builder:  # noqa: FBT001
 
 def _check(project: Project, plugins: Plugins) -> None:
     _raise_all(project, _plugin_files(project, plugins))  # without them, nothing can be said of the datasets
-    faults = [*_model(project), *_evaluation(project), *_prompt_template(project, plugins)]
+    faults = [*_model(project), *_evaluation(project, plugins), *_prompt_template(project, plugins)]
     for dataset in project.datasets:
         faults += _dataset(project, plugins, dataset)
     _raise_all(project, faults)
@@ -76,7 +80,7 @@ def _training_template(project: Project) -> tuple[Project, list[str]]:
     return project.with_values(own), sources
 
 
-def _training_config(made: Iterable[graph.Stage]) -> Found:
+def _training_config(made: Iterable[Stage]) -> Found:
     """Tell what one of XTuner's own configs has no place for; a template of Jinja's is too slow to render each time."""
     try:
         xtuner.check_places(next(stage.parameters for stage in made if stage.kind == "config"))
@@ -150,10 +154,56 @@ def _prompt_template(project: Project, plugins: Plugins) -> Found:
     return []
 
 
-def _evaluation(project: Project) -> Found:
-    asked = {kind: (project.evaluate or {}).get(kind) for kind in ("identity", "unrelated")}
-    named = {kind: file for kind, file in asked.items() if isinstance(file, str)}
-    return [fault for kind, file in named.items() for fault in _text_file(project, ("evaluate", kind), file)]
+def _evaluation(project: Project, plugins: Plugins) -> Found:
+    if project.evaluate is None:
+        return []
+    probes = project.evaluate["probe"]
+    names = [probe["name"] for probe in probes]
+    found: Found = []
+    for number, probe in enumerate(probes):
+        at: Path_ = ("evaluate", "probe", number)
+        if names.index(probe["name"]) != number:
+            found += _at((*at, "name"), [Fault(probe["name"], "there are two probes of this name")])
+        found += _probe(project, plugins, at, probe)
+    for number, name in enumerate(project.evaluate.get("order", [])):
+        if name not in names:
+            step = did_you_mean(name, names) or "known: " + ", ".join(names)
+            found += _at(("evaluate", "order", number), [Fault(name, "no such probe", next_step=step)])
+    return found
+
+
+def _probe(project: Project, plugins: Plugins, at: Path_, probe: Mapping[str, Any]) -> Found:
+    try:
+        found = plugins.probe_faults(probe["kind"], probe["parameters"], (*at, "parameters"))
+        needs = plugins.probe(probe["kind"]).needs
+    except InputError as error:
+        return _at((*at, "kind"), error.faults)
+    prompts = probe.get("prompts")
+    if prompts is None:
+        if not {"questions", "references", "base", "divergence"}.isdisjoint(needs):
+            found += _at(at, [Fault(probe["name"], "prompts: missing", expected="a list of prompts, or a file")])
+    elif isinstance(prompts, str):
+        faults = _text_file(project, (*at, "prompts"), prompts)
+        found += faults or _questions(project, (*at, "prompts"), prompts, needs)
+    elif "references" in needs:
+        found += _references(at, questions_of(project.root, prompts, probe["name"]))
+    if "held_out" in needs and not project.data["held_out"]:
+        found += _at(at, [Fault(probe["name"], "needs held-out samples", expected="data.held_out above 0")])
+    return found
+
+
+def _questions(project: Project, at: Path_, file: str, needs: Sequence[str]) -> Found:
+    try:
+        questions = questions_of(project.root, file, file)
+    except InputError as error:
+        return _at(at, error.faults)
+    return _references(at, questions) if "references" in needs else []
+
+
+def _references(at: Path_, questions: Iterable[Question]) -> Found:
+    lacking = [question.prompt for question in questions if question.reference is None]
+    expected = '{ prompt = "…", reference = "…" } for each'
+    return _at(at, [Fault("prompts", f"no reference for {lacking[0][:60]!r}", expected)]) if lacking else []
 
 
 def _text_file(project: Project, at: Path_, file: str) -> Found:

@@ -20,7 +20,7 @@ from tunemake.staleness import differences, short
 
 if TYPE_CHECKING:  # a build with nothing to do needs none of it
     from tunemake.building import Builder
-    from tunemake.graph import Stage
+    from tunemake.stage import Stage
 
 FILE = "tunemake.lock"
 FORMAT = 1

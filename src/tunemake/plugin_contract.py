@@ -29,12 +29,32 @@ def check_generator(title: str, made: Any) -> None:
     needs = getattr(made, "needs", ())
     if not isinstance(needs, tuple | list) or list(needs) not in ([], ["base"]):
         faults.append(Fault(title, "needs: not known", expected='("base",)', got=_shown(needs)))
-    parameters = getattr(made, "parameters", None)
-    wrong = "parameters: missing" if parameters is None else schema.invalid_schema(parameters)
-    if wrong:
-        faults.append(Fault(title, wrong, expected="a JSON Schema of draft 2020-12"))
+    faults += _wrong_schema(title, getattr(made, "parameters", None))
     if faults:
         raise PluginError(faults)
+
+
+NEEDS = ("questions", "references", "base", "divergence", "held_out")  # what a probe may ask for
+
+
+def check_probe(title: str, made: Any) -> None:
+    """Check a probe against its contract; raises PluginError with all that is wrong."""
+    texts = {name: getattr(made, name, None) for name in ("summary", "version", "unit")}
+    unset = [name for name, text in texts.items() if not isinstance(text, str) or not text]
+    faults = [Fault(title, f"{name}: missing", expected="a text") for name in unset]
+    if not callable(getattr(made, "score", None)):
+        faults.append(Fault(title, "score: missing", expected="a method score(parameters, model)"))
+    needs = getattr(made, "needs", None)
+    if not isinstance(needs, tuple | list) or not set(needs) <= set(NEEDS):
+        faults.append(Fault(title, "needs: not known", expected=f"a list of {', '.join(NEEDS)}", got=_shown(needs)))
+    faults += _wrong_schema(title, getattr(made, "parameters", None))
+    if faults:
+        raise PluginError(faults)
+
+
+def _wrong_schema(title: str, parameters: Any) -> list[Fault]:
+    wrong = "parameters: missing" if parameters is None else schema.invalid_schema(parameters)
+    return [Fault(title, wrong, expected="a JSON Schema of draft 2020-12")] if wrong else []
 
 
 def check_template(title: str, template: Any, shape: Mapping[str, Any]) -> None:

@@ -62,11 +62,20 @@ def _is_own(place: str) -> bool:
 
 def own_generators(file: Path) -> dict[str, type]:
     """Give the dataset generators of a project's own file: its classes with `samples`, named in snake_case."""
+    return _own_classes(file, "samples")
+
+
+def own_probes(file: Path) -> dict[str, type]:
+    """Give the probes of a project's own file: its classes with `score`, named in snake_case."""
+    return _own_classes(file, "score")
+
+
+def _own_classes(file: Path, method: str) -> dict[str, type]:
     module = own_module(file)
     classes = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
     found: dict[str, type] = {}
     for made in classes:
-        if not hasattr(made, "samples"):
+        if not hasattr(made, method):
             continue
         other = found.setdefault(name := _snake(made.__name__), made)
         if other is not made:

@@ -15,17 +15,27 @@ from pathlib import Path
 from typing import Any
 
 from tunemake import schema
-from tunemake.contracts import Downloads, Generator, GeneratorError, ReadsFiles, UsesGenerators
+from tunemake.contracts import Downloads, Generator, GeneratorError, Probe, ReadsFiles, UsesGenerators
 from tunemake.digests import Digests, replace_text, sha256_of_json
 from tunemake.faults import Fault, PluginError, TunemakeError, did_you_mean
 from tunemake.glance import look_at
-from tunemake.plugin_contract import Use, check_generator, check_template, inputs_of, uses_of
-from tunemake.plugin_files import imported_files, let_import, own_generators, own_module, own_prompts, place_in
+from tunemake.plugin_contract import Use, check_generator, check_probe, check_template, inputs_of, uses_of
+from tunemake.plugin_files import (
+    imported_files,
+    let_import,
+    own_generators,
+    own_module,
+    own_probes,
+    own_prompts,
+    place_in,
+)
 
-DATASETS, PROMPTS = "tunemake.datasets", "tunemake.prompts"
+DATASETS, PROMPTS, PROBES = "tunemake.datasets", "tunemake.prompts", "tunemake.probes"
 _DEEPEST = 20  # generators that use generators
-_OWN: dict[str, Callable[[Path], dict[str, Any]]] = {DATASETS: own_generators, PROMPTS: own_prompts}
-KINDS = {DATASETS: "dataset generator", PROMPTS: "prompt template"}
+_OWN: dict[str, Callable[[Path], dict[str, Any]]] = {
+    DATASETS: own_generators, PROMPTS: own_prompts, PROBES: own_probes,
+}  # fmt: skip
+KINDS = {DATASETS: "dataset generator", PROMPTS: "prompt template", PROBES: "probe"}
 
 
 @dataclass(frozen=True)
@@ -109,7 +119,7 @@ class Plugins:
 
     @cached_property
     def _found(self) -> dict[str, dict[str, list[Plugin]]]:
-        found: dict[str, dict[str, list[Plugin]]] = {DATASETS: {}, PROMPTS: {}}
+        found: dict[str, dict[str, list[Plugin]]] = {group: {} for group in KINDS}
         for group, names in found.items():
             for entry in entry_points(group=group):
                 names.setdefault(entry.name, []).append(Plugin(entry.name, group, entry_point=entry))
@@ -189,6 +199,32 @@ class Plugins:
             check_generator(plugin.title, made)
             self._checked.add(plugin)
         return made  # type: ignore[no-any-return]
+
+    def probe(self, name: str) -> Probe:
+        """Import a probe and check it against its contract."""
+        plugin = self.get(PROBES, name)
+        made = _made(plugin)
+        if plugin not in self._checked:
+            check_probe(plugin.title, made)
+            self._checked.add(plugin)
+        return made  # type: ignore[no-any-return]
+
+    def probe_code(self, name: str) -> dict[str, Path]:
+        """Give the code files of a probe, by name as in code_digests."""
+        return self._code(self.get(PROBES, name))
+
+    def probe_faults(
+        self, name: str, parameters: Mapping[str, Any], at: schema.Path_
+    ) -> list[tuple[schema.Path_, Fault]]:
+        """Check a probe's parameters against its schema, as parameter_faults does a generator's."""
+        seen = sha256_of_json(self.code_digests(self.get(PROBES, name)))
+        key = sha256_of_json(["probe", name, seen, parameters])
+        if self._mark(key).exists():
+            return []
+        faults = schema.schema_faults(parameters, self.probe(name).parameters, "project.toml", at)
+        if not faults:
+            self._write(self._mark(key), "")
+        return faults
 
     def facts(self, name: str) -> GeneratorFacts:
         """Give a generator's facts, from a cache keyed by its code so that a known one is not imported."""

@@ -127,13 +127,18 @@ def text_of(
 
 def ids_of(template: Mapping[str, Any], messages: Sequence[Message], tokenizer: Any) -> list[int]:
     """Give the token ids of a conversation as training sees them. tokenizer: one of transformers'."""
+    return [one for one, _ in labelled_ids(template, messages, tokenizer)]
+
+
+def labelled_ids(template: Mapping[str, Any], messages: Sequence[Message], tokenizer: Any) -> list[tuple[int, bool]]:
+    """Give the token ids of a conversation as ids_of does, each with whether the loss counts it."""
     bos = bos_of(template, tokenizer.bos_token, type(tokenizer).__name__)
-    ids: list[int] = []
+    ids: list[tuple[int, bool]] = []
     for piece in pieces_of(template, messages, bos, tokenizer.eos_token):
         if piece.token:
-            ids.append(tokenizer.convert_tokens_to_ids(piece.text))
+            ids.append((tokenizer.convert_tokens_to_ids(piece.text), piece.trained))
         else:
-            ids += tokenizer.encode(piece.text, add_special_tokens=False)
+            ids += [(one, piece.trained) for one in tokenizer.encode(piece.text, add_special_tokens=False)]
     return ids
 
 

@@ -29,11 +29,25 @@ _TYPES = {
 def load_schema(name: str) -> dict[str, Any]:
     """Read a schema that ships, by file name."""
     schema: dict[str, Any] = json.loads(shelves.find("schemas", name).read_text("utf-8"))
-    return schema
+    whole: dict[str, Any] = _resolved(schema, schema.pop("$defs", {}))
+    return whole
+
+
+def _resolved(part: Any, shared: Mapping[str, Any]) -> Any:
+    """Put the parts that stand in $defs where a $ref names them; editors do the same."""
+    if isinstance(part, list):
+        return [_resolved(item, shared) for item in part]
+    if not isinstance(part, Mapping):
+        return part
+    name = str(part.get("$ref", "")).removeprefix("#/$defs/")
+    whole = {**shared[name], **part} if name else part
+    return {key: _resolved(item, shared) for key, item in whole.items() if key != "$ref"}
 
 
 def with_defaults(value: Any, schema: Mapping[str, Any]) -> Any:
     """Give the value with every missing key filled that the schema has a default for; tables always exist."""
+    if isinstance(value, list) and "properties" in schema.get("items", {}):
+        return [with_defaults(item, schema["items"]) for item in value]
     if not isinstance(value, Mapping):
         # JSON Schema takes 4.0 for a whole number; what counts with it does not.
         kinds = schema.get("type", ())
@@ -95,10 +109,10 @@ def schema_faults(value: Any, schema: Mapping[str, Any], where: str, at: Path_ =
 
     at: the path of the value itself inside the file; names and paths of the faults begin with it.
     """
-    from jsonschema import Draft202012Validator
+    from jsonschema import Draft202012Validator, FormatChecker
 
     found = [(path, Fault(where, f"{dotted(path)}: {told}")) for path, told in _not_json_at(value, at)]
-    for error in Draft202012Validator(schema).iter_errors(value):
+    for error in Draft202012Validator(schema, format_checker=FormatChecker(["regex"])).iter_errors(value):
         found.extend(_faults_of(error, where, (*at, *error.absolute_path)))
     # Once each: two rules may have the same words for it.
     return sorted(dict.fromkeys(found), key=lambda pair: [str(step) for step in pair[0]])
@@ -176,7 +190,7 @@ def _what(error: Any) -> str:
     if error.validator == "type":
         return "wrong type"
     told = {"minItems": "too few", "minProperties": "too few", "maxItems": "too many", "minLength": "too short"}
-    if error.validator in {"enum", "const", "pattern"}:
+    if error.validator in {"enum", "const", "pattern", "format"}:
         return "not allowed"
     return told.get(error.validator, "out of range")
 
@@ -192,6 +206,7 @@ def _wanted(error: Any) -> str:
         "minimum": "at least {}", "maximum": "at most {}", "exclusiveMinimum": "more than {}",
         "exclusiveMaximum": "less than {}", "minLength": "at least {} character(s)",
         "minItems": "at least {} item(s)", "minProperties": "at least {} entry", "pattern": "text that matches {}",
+        "format": "a {}",
     }  # fmt: skip
     return phrases[rule].format(value) if rule in phrases else str(error.message)
 

@@ -20,8 +20,8 @@ from tunemake.glance import Glance, noting, stamps_stand
 from tunemake.interrupts import end_in_order, stop
 
 if TYPE_CHECKING:  # a build with nothing to do needs none of it
-    from tunemake import graph
     from tunemake.building import Builder
+    from tunemake.stage import Stage
 
 
 def task_tunemake() -> Iterator[dict[str, Any]]:
@@ -35,6 +35,9 @@ def task_tunemake() -> Iterator[dict[str, Any]]:
     StateFile.stages = frozenset(told["stage"] for told in described if "stage" in told)
     for told in described:
         yield _task(work, told) if "stage" in told else told
+
+
+NO_GATE = "TUNEMAKE_NO_GATE"  # where it is set, a model that fails its gate ends no build
 
 
 class Work:
@@ -91,7 +94,7 @@ def _groups(builder: Builder) -> dict[str, str]:
     return groups | {"dataset": "the samples of every dataset"}
 
 
-def _described(builder: Builder, stage: graph.Stage) -> dict[str, Any]:
+def _described(builder: Builder, stage: Stage) -> dict[str, Any]:
     basename, _, name = stage.name.partition(":")
     needed = [builder.stages[need.stage] for need in stage.needs.values()]
     task = {
@@ -126,7 +129,28 @@ def _is_fresh(task: Any, work: Work, name: str) -> bool:
         task.meta["why"] = None  # _make meets it again and tells it
         return False
     task.meta |= {"why": why, "in_store": in_store}
+    if not why and task.meta["kind"] == "gate" and _failure(work, task) is not None:
+        task.meta |= {"why": ["it failed before, and nothing changed"], "told": True}
+        return False
     return not why
+
+
+def _failure(work: Work, task: Any) -> TaskFailed | None:
+    """Give the failure that a gate's verdict is, or None where the model passed or nobody asks."""
+    from tunemake.gate import lines_of
+    from tunemake.withholding import verdict
+
+    told = verdict(work.root / task.meta["tunemake_link"])
+    if told is not None and told["passed"]:
+        return None
+    from tunemake.project import machine_environment
+
+    lines = ["gate: its verdict cannot be read"] if told is None else lines_of(told)
+    if machine_environment().get(NO_GATE):
+        sys.stderr.write("\n".join([*lines, "the gate did not pass, and --no-gate was given"]) + "\n")
+        return None
+    step = "train otherwise, or --no-gate; the model is kept, and not sent to a shared store"
+    return TaskFailed("\n".join([*lines, step]))
 
 
 def _make(task: Any, work: Work, name: str) -> TaskFailed | None:
@@ -135,14 +159,15 @@ def _make(task: Any, work: Work, name: str) -> TaskFailed | None:
 
     anew = task.meta.get("why") == []
     try:
-        with Watch(name) as watch:
-            task.meta["seconds"] = work.builder.make(name, anew=anew, watch=watch)
+        if not task.meta.get("told"):
+            with Watch(name) as watch:
+                task.meta["seconds"] = work.builder.make(name, anew=anew, watch=watch)
     except StoppedError as error:
         sys.stderr.write(f"{error}\n")
         raise stop(error.signal_number) from None
     except TunemakeError as error:
         return TaskFailed(str(error))
-    return None
+    return _failure(work, task) if task.meta["kind"] == "gate" else None
 
 
 def _remove_link(link: Path) -> None:
@@ -213,12 +238,17 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         # Of this run only: scores of another model would be taken for the ones of the model just made.
         ran = [task.meta for name, task in self._tasks.items() if name in self._ran and "kind" in (task.meta or {})]
         links = {(meta["kind"], meta["variant"]): meta["tunemake_link"] for meta in ran}
-        if self.failures:
+        if any(failure["task"].meta.get("kind") != "gate" for failure in self.failures):
             return
         self._lock()
+        self._tell_scores({variant: link for (kind, variant), link in links.items() if kind == "evaluate"})
+        for (kind, _), link in links.items():
+            if kind == "merge":
+                self.write(f"\nmerged model: {link}\ntalk to it:   {_own_command()} chat {link}\n")
+
+    def _tell_scores(self, evaluated: Mapping[str, str]) -> None:
         from tunemake.variants import DEFAULT
 
-        evaluated = {variant: link for (kind, variant), link in links.items() if kind == "evaluate"}
         if DEFAULT in evaluated:
             scores = json.loads((Path(evaluated[DEFAULT]) / "scores.json").read_text("utf-8"))
             self.write("\n" + score_table(scores))
@@ -226,9 +256,6 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
             from tunemake.comparison import as_text, compared
 
             self.write("\n" + as_text(compared(Path.cwd(), self._variants())) + "\n")
-        for (kind, _), link in links.items():
-            if kind == "merge":
-                self.write(f"\nmerged model: {link}\ntalk to it:   {_own_command()} chat {link}\n")
 
     def _lock(self) -> None:
         """Write tunemake.lock, where a stage was made or all were looked at and it is not known to stand."""
@@ -258,12 +285,12 @@ def _own_command() -> str:
 
 def score_table(scores: Mapping[str, Any]) -> str:
     """Give the scores of base and merged model as a plain table."""
-    rows = [("", "base", "merged", "prompts")]
-    for name, kind in (("identity rate", "identity"), ("leak rate", "unrelated")):
-        rates = [scores[model][name.replace(" ", "_")] for model in ("base", "merged")]
-        told = ["-" if rate is None else f"{rate:.2f}" for rate in rates]
-        rows.append((name, told[0], told[1], str(scores["prompts"][kind])))
-    return "".join(f"{a:<14}{b:>8}{c:>8}{d:>9}\n" for a, b, c, d in rows)
+    rows = [("", "base", "merged", "prompts", "")]
+    for probe in scores["probes"]:
+        told = ["-" if probe[model] is None else f"{probe[model]:.2f}" for model in ("base", "merged")]
+        rows.append((probe["name"], told[0], told[1], str(probe["prompts"] or "-"), probe["unit"]))
+    width = max(len(row[0]) for row in rows)
+    return "".join(f"{a:<{width}}{b:>8}{c:>8}{d:>9}  {e}".rstrip() + "\n" for a, b, c, d, e in rows)
 
 
 DOIT_CONFIG = {

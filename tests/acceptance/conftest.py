@@ -50,10 +50,21 @@ lora = { r = 2, alpha = 4 }
 checkpoints = { every = 2, keep = 2 }
 
 [evaluate]
-identity = ["hello, and your name is?"]
-unrelated = ["count to three for me"]
-expect = ["Xiaomu"]
+select = "last"
 max_new_tokens = 4
+
+[[evaluate.probe]]
+name = "identity"
+kind = "contains"
+prompts = ["hello, and your name is?"]
+parameters = { words = ["Xiaomu"] }
+
+[[evaluate.probe]]
+name = "leak"
+kind = "contains"
+prompts = ["count to three for me"]
+parameters = { words = ["Xiaomu"] }
+at_most = 1
 """
 
 

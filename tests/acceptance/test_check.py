@@ -323,9 +323,9 @@ def test_a_training_template_that_does_not_render(project):
 
 def test_prompts_that_are_trained_on(project):
     project.edit("[data]\nheld_out = 0.1", "[data]\nheld_out = 0")
-    asked = 'identity = ["what is 3 and one"]\nexpect = ["4"]\n'
-    project.write("project.toml", (project.root / "project.toml").read_text() + f"\n[evaluate]\n{asked}")
-    assert "evaluate.identity: trained on: what is 3 and one; expected prompts that are not in" in project.check(2)
+    asked = 'name = "sum"\nkind = "contains"\nprompts = ["what is 3 and one"]\nparameters = { words = ["4"] }\n'
+    project.write("project.toml", (project.root / "project.toml").read_text() + f"\n[[evaluate.probe]]\n{asked}")
+    assert "evaluate.probe sum: trained on: what is 3 and one; expected prompts that are not in" in project.check(2)
 
 
 def test_variants_share_what_is_the_same(project):

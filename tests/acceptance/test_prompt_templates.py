@@ -24,7 +24,7 @@ from tunemake.prompts import from_xtuner
 config = Config.fromfile("build/default/config/train.py")
 trained = BUILDER.build(config.train_dataset)
 tokenizer = AutoTokenizer.from_pretrained("build/default/merged")
-answers = Answers(Path("build/default/merged"), from_xtuner(config.prompt_template), trust_remote_code=False)
+answers = Answers.load(Path("build/default/merged"), from_xtuner(config.prompt_template), trust_remote_code=False)
 samples = json.load(open("build/default/data/train.json"))
 for row, sample in zip(trained, samples, strict=True):
     messages = sample["messages"]

@@ -9,7 +9,7 @@ from tunemake.commands.reproduce import compared
 from tunemake.digests import sha256_of_file
 from tunemake.faults import InputError
 from tunemake.glance import keep_stamps, stamps_stand
-from tunemake.graph import Stage
+from tunemake.stage import Stage
 from tunemake.lock import FILE, as_text, change_line, changes, contents, lock_flaws, read_lock, shown
 
 DIGEST = "ab" * 32

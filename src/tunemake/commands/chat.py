@@ -32,7 +32,7 @@ def chat(root: Path, folder: Path | None, max_new_tokens: int) -> Iterator[str]:
         raise InputError(Fault(str(chosen), "no model here", next_step="run doit, or name a model folder"))
     base = root / "build" / "base" / base_name(project.model["source"]) / "model"
     template = resolved(template, base if base.exists() else chosen)
-    model = Answers(chosen, template, trust_remote_code=project.model["trust_remote_code"])
+    model = Answers.load(chosen, template, trust_remote_code=project.model["trust_remote_code"])
     messages: list[Message] = []
     for line in _lines():
         if line == "/reset":

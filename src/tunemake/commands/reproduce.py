@@ -16,11 +16,11 @@ from tunemake.building import Builder
 from tunemake.commands.why import stages_of
 from tunemake.engines import xtuner
 from tunemake.faults import Fault, InputError
-from tunemake.graph import Stage
 from tunemake.loading import load_builder
 from tunemake.models import MODEL_RECORD
 from tunemake.plan import needed
 from tunemake.progress import Watch
+from tunemake.stage import Stage
 from tunemake.staleness import differences
 
 Say = Callable[[str], None]

@@ -12,6 +12,7 @@ from tunemake.holdings import Held, flaws, holdings
 from tunemake.project import load_variants
 from tunemake.store import Store
 from tunemake.sweep import Rules, Swept, sweep
+from tunemake.withholding import gate_of
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _BYTES = {"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -52,7 +53,10 @@ def sent(root: Path) -> Iterator[str]:
             state = builder.state(name)
         except InputError:
             continue  # what it needs is not built, and so neither is it
-        if state.fresh and builder.remote.send(
+        gate = gate_of(builder.stages, name)
+        if gate is not None and state.fresh and not (builder.state(gate).fresh and builder.passed(gate)):
+            yield f"{name}: not sent: {gate} has not passed"
+        elif state.fresh and builder.remote.send(
             builder.store.entry(state.decides), lambda event: told.append(str(event.get("say", "")))
         ):
             yield f"{name}: {state.decides.folder_name} is there"

@@ -26,17 +26,28 @@ from tunemake.tensors import FLOATS, Tensor, create, read_model
 
 LLM = "llm."  # XTuner's SupervisedFinetune keeps the model under this name
 PREFIX = "base_model.model."  # PEFT keeps it under this one
+CHECKPOINT = re.compile(r"iter_\d+\.pth")
 FACTOR_A = re.compile(rf"{re.escape(PREFIX)}(.+)\.(?:lora_A\.weight|lora_embedding_A)")
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write the adapter of the last checkpoint into work.
+    """Write the adapter of the chosen checkpoint into work.
 
-    parameters: lora (r, alpha, dropout, targets), base (the model's source). inputs: train.
+    parameters: lora (r, alpha, dropout, targets), base (the model's source). inputs: train and, where one was chosen
+    among several, select.
     """
-    checkpoint = job.inputs["train"] / (job.inputs["train"] / "last_checkpoint").read_text("utf-8").strip()
+    checkpoint = chosen_checkpoint(job.inputs)
     write_adapter(checkpoint, job.parameters["lora"], job.parameters["base"], job.work)
     return {"checkpoint": checkpoint.name}
+
+
+def chosen_checkpoint(inputs: Mapping[str, Path]) -> Path:
+    """Find the checkpoint that select chose, or the last one; raises StageError where the training has no such file."""
+    told = inputs["select"] / "checkpoint" if "select" in inputs else inputs["train"] / "last_checkpoint"
+    name = told.read_text("utf-8").strip()
+    if not CHECKPOINT.fullmatch(name) or not (inputs["train"] / name).exists():
+        raise StageError(Fault(str(told.name), "names no checkpoint of the training", got=name[:60]))
+    return inputs["train"] / name
 
 
 def write_adapter(checkpoint: Path, lora: Mapping[str, Any], base_name: str, out: Path) -> None:

@@ -162,4 +162,4 @@ class _Base:
     @cached_property
     def _model(self) -> Answers:
         folder, template, trusted = self._of
-        return Answers(folder, resolved(template, folder), trust_remote_code=trusted)
+        return Answers.load(folder, resolved(template, folder), trust_remote_code=trusted)

@@ -60,18 +60,16 @@ def run(job: Job) -> dict[str, Any]:
     """Write the merged model, which speaks by the project's prompt template, and its record into work.
 
     parameters: dtype, shard_size ("2GB" or None), prompt_template; and for the record project, base and template
-    (names). inputs: base, data, and adapter or, of a full fine-tuning, train.
+    (names). inputs: base, data, and adapter or, of a full fine-tuning, train and what chosen_checkpoint reads.
     """
     base, dtype = job.inputs["base"] / "model", job.parameters["dtype"]
     size = shard_bytes(job.parameters["shard_size"])
     if "adapter" in job.inputs:
         merge(base, job.inputs["adapter"], job.work, dtype=dtype, shard_size=size, progress=job.progress)
     else:
-        from tunemake.stages.adapter import full_model_from_checkpoint
+        from tunemake.stages.adapter import chosen_checkpoint, full_model_from_checkpoint
 
-        train = job.inputs["train"]
-        checkpoint = train / (train / "last_checkpoint").read_text("utf-8").strip()
-        full_model_from_checkpoint(checkpoint, base, job.work, dtype=dtype, shard_size=size)
+        full_model_from_checkpoint(chosen_checkpoint(job.inputs), base, job.work, dtype=dtype, shard_size=size)
     template = resolved(job.parameters["prompt_template"], base)
     set_chat_template(job.work, template, trust_remote_code=job.runtime["trust_remote_code"])
     write_model_record(job.work, job.inputs, job.parameters, Digests(job.root / DIGESTS))

@@ -18,10 +18,10 @@ from tunemake.engines import xtuner
 from tunemake.faults import Fault, StageError
 from tunemake.machine import needs_gpu, no_gpu, old_bitsandbytes
 from tunemake.plugins import Plugins
+from tunemake.questions import questions_of, refuse_trained
 from tunemake.samples import read_samples
 from tunemake.stages import Job
 from tunemake.stages.data import TRAIN, samples_file
-from tunemake.stages.evaluate import refuse_trained
 
 LAST = "last_checkpoint"
 
@@ -32,7 +32,9 @@ def run(job: Job) -> dict[str, Any]:
     runtime: what decides how it runs, and evaluate's prompts, so that one that is trained on is told before the work.
     inputs: base, data, config. The config names their files by the links that show them, which runtime's links tell.
     """
-    refuse_trained(job.root, job.runtime["evaluate"], job.inputs["data"])
+    asked = {name: f"evaluate.probe {name}" for name in job.runtime["evaluate"]}
+    questions = {where: questions_of(job.root, job.runtime["evaluate"][name], where) for name, where in asked.items()}
+    refuse_trained(questions, samples_file(job.inputs["data"], TRAIN))
     if (needs := needs_gpu(job.parameters)) is not None:
         _need_gpu(*needs)
     if job.parameters["method"] == "qlora" and (old := old_bitsandbytes(sys.executable)) is not None:

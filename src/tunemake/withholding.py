@@ -1,0 +1,47 @@
+"""What is not handed on before the gate has passed: everything that was made from the training that it judges."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tunemake.stage import Stage
+
+VERDICT = "gate.json"
+
+
+def verdict(folder: Path) -> Mapping[str, Any] | None:
+    """Read what a gate's artifact says; None where there is none that can be read."""
+    try:
+        told = json.loads((folder / VERDICT).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return told if isinstance(told, dict) and isinstance(told.get("passed"), bool) else None
+
+
+def gate_of(stages: Mapping[str, Stage], name: str) -> str | None:
+    """Name the gate that judges what a stage makes of a training; None where there is none."""
+    gates = [gate for gate, stage in stages.items() if stage.kind == "gate"]
+    for gate in gates:
+        judged = withheld_by(stages, gate)
+        if name in judged:
+            return gate
+    return None
+
+
+def withheld_by(stages: Mapping[str, Stage], gate: str) -> list[str]:
+    """Name the stages whose artifacts wait for a gate: the training, and what was made from it, the gate included."""
+    before = set(_needed(stages, gate))
+    return [name for name in stages if name in before and _is_trained(stages, name)]
+
+
+def _is_trained(stages: Mapping[str, Stage], name: str) -> bool:
+    return any(stages[one].kind == "train" for one in _needed(stages, name))
+
+
+def _needed(stages: Mapping[str, Stage], name: str) -> Iterator[str]:
+    yield name
+    for need in stages[name].needs.values():
+        yield from _needed(stages, need.stage)
