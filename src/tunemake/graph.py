@@ -162,6 +162,8 @@ def _config(project: Project, template: Mapping[str, Any], base: Stage, sources:
             "data": _training_data(project), "train": _without_template(project.train), "template": name,
             # Only a config that has values of its own asks which of ours are meant to replace them.
             "declared": sorted(project.declared) if xtuner.own_values(name) else [],
+            # An early stop's probes may be of the project's own files.
+            "plugins": list(project.plugins) if "early_stop" in project.train else [],
         },
         link=link(project, "config"), outputs=("train.py", "decides.py", "extends.py"),
         needs={"base": Need("base", ("model.json",))}, sources=tuple(sources),
@@ -182,9 +184,11 @@ def _train(project: Project, template: Mapping[str, Any]) -> Stage:
     deciding, running = schema.parted("run", _without_template(project.train), shape)
     if project.train["method"] == "full":
         deciding.pop("lora")
-    asked = {
-        probe["name"]: probe["prompts"] for probe in (project.evaluate or {}).get("probe", ()) if "prompts" in probe
-    }
+    stopping = project.train.get("early_stop", {}).get("probe", ())
+    tables = {"evaluate": (project.evaluate or {}).get("probe", ()), "train.early_stop": stopping}
+    asked = {f"{table}.probe {probe['name']}": probe["prompts"]
+             for table, probes in tables.items() for probe in probes if "prompts" in probe}  # fmt: skip
+    files = [probe["prompts"] for probe in stopping if isinstance(probe.get("prompts"), str)]
     needs = {
         # The light datasets first, then the config: what can be wrong is told before anything heavy starts.
         "config": Need("config", ("decides.py", "extends.py")),
@@ -193,9 +197,10 @@ def _train(project: Project, template: Mapping[str, Any]) -> Stage:
     }
     return Stage(
         name="train", kind="train", doc="the training itself",
+        probes=tuple(dict.fromkeys(probe["kind"] for probe in stopping)), sources=tuple(dict.fromkeys(files)),
         parameters={**deciding, "data": _training_data(project), "seed": project.seed},
         runtime={
-            **running, "evaluate": asked, "template": _template_check(project, template),
+            **running, "questions": asked, "template": _template_check(project, template),
             "links": {"base": base_link(project), "data": link(project, "data")},
         },
         link=link(project, "train"), outputs=("last_checkpoint", "metrics.jsonl"), needs=needs, resumes=True,

@@ -23,6 +23,8 @@ from tunemake.stage import Stage
 from tunemake.store import Store
 
 Found = list[tuple[Path_, Fault]]
+_ASKING = {"questions", "references", "base", "divergence"}  # what a probe needs that asks questions
+_MORE_THAN_THE_MODEL = {"base", "divergence", "held_out"}
 
 
 def load_builder(root: Path, *, alone: bool = False, run: RunStage = run_stage) -> Builder:
@@ -155,32 +157,41 @@ def _prompt_template(project: Project, plugins: Plugins) -> Found:
 
 
 def _evaluation(project: Project, plugins: Plugins) -> Found:
-    if project.evaluate is None:
-        return []
-    probes = project.evaluate["probe"]
-    names = [probe["name"] for probe in probes]
-    found: Found = []
-    for number, probe in enumerate(probes):
-        at: Path_ = ("evaluate", "probe", number)
-        if names.index(probe["name"]) != number:
-            found += _at((*at, "name"), [Fault(probe["name"], "there are two probes of this name")])
-        found += _probe(project, plugins, at, probe)
-    for number, name in enumerate(project.evaluate.get("order", [])):
+    told = project.evaluate or {"probe": []}
+    found = _probes(project, plugins, ("evaluate", "probe"), told["probe"])
+    names = [probe["name"] for probe in told["probe"]]
+    for number, name in enumerate(told.get("order", [])):
         if name not in names:
             step = did_you_mean(name, names) or "known: " + ", ".join(names)
             found += _at(("evaluate", "order", number), [Fault(name, "no such probe", next_step=step)])
+    stopping = project.train.get("early_stop", {"probe": []})["probe"]
+    at: Path_ = ("train", "early_stop", "probe")
+    found += _probes(project, plugins, at, stopping)
+    for number, probe in enumerate(stopping):
+        if not {"at_least", "at_most"} & probe.keys():
+            found += _at((*at, number), [Fault(probe["name"], "no bound", expected="at_least or at_most")])
+    return found
+
+
+def _probes(project: Project, plugins: Plugins, at: Path_, probes: Sequence[Mapping[str, Any]]) -> Found:
+    names = [probe["name"] for probe in probes]
+    found: Found = []
+    for number, probe in enumerate(probes):
+        if names.index(probe["name"]) != number:
+            found += _at((*at, number, "name"), [Fault(probe["name"], "there are two probes of this name")])
+        found += _probe(project, plugins, (*at, number), probe)
     return found
 
 
 def _probe(project: Project, plugins: Plugins, at: Path_, probe: Mapping[str, Any]) -> Found:
     try:
         found = plugins.probe_faults(probe["kind"], probe["parameters"], (*at, "parameters"))
-        needs = plugins.probe(probe["kind"]).needs
+        needs = set(plugins.probe(probe["kind"]).needs)
     except InputError as error:
         return _at((*at, "kind"), error.faults)
     prompts = probe.get("prompts")
     if prompts is None:
-        if not {"questions", "references", "base", "divergence"}.isdisjoint(needs):
+        if needs & _ASKING:
             found += _at(at, [Fault(probe["name"], "prompts: missing", expected="a list of prompts, or a file")])
     elif isinstance(prompts, str):
         faults = _text_file(project, (*at, "prompts"), prompts)
@@ -189,10 +200,13 @@ def _probe(project: Project, plugins: Plugins, at: Path_, probe: Mapping[str, An
         found += _references(at, questions_of(project.root, prompts, probe["name"]))
     if "held_out" in needs and not project.data["held_out"]:
         found += _at(at, [Fault(probe["name"], "needs held-out samples", expected="data.held_out above 0")])
+    if at[0] == "train" and needs & _MORE_THAN_THE_MODEL:
+        what = f"{probe['kind']} needs more than the model in training"
+        found += _at((*at, "kind"), [Fault(probe["name"], what, expected="a probe of answers, such as contains")])
     return found
 
 
-def _questions(project: Project, at: Path_, file: str, needs: Sequence[str]) -> Found:
+def _questions(project: Project, at: Path_, file: str, needs: set[str]) -> Found:
     try:
         questions = questions_of(project.root, file, file)
     except InputError as error:

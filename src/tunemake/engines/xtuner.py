@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shutil
 import sys
@@ -154,6 +155,18 @@ def checkpoints(folder: Path) -> list[Path]:
 def iteration_of(checkpoint: Path) -> int:
     """Give N of iter_N.pth."""
     return int(checkpoint.stem.removeprefix("iter_"))
+
+
+def stopped_early(folder: Path, told: Mapping[str, Any]) -> int | None:
+    """Give the iteration at which enough checks in a row had met their probes; None where they had not.
+
+    told: train.early_stop.
+    """
+    path = folder / "early_stop.jsonl"
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+    last = lines[-told["checks"] :]
+    enough = len(last) == told["checks"] and all(line["met"] for line in last)
+    return int(last[-1]["iteration"]) if enough else None
 
 
 def newest_whole_checkpoint(folder: Path) -> tuple[Path | None, list[Path]]:

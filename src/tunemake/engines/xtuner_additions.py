@@ -26,8 +26,11 @@ def additions(config: PythonText, values: Mapping[str, Any]) -> str:
     and the type of a warm-up.
     """
     rises = warms_up(config, values)
-    ours = ["AnswersHook", "MetricsHook", "SeedHook", "StopHook", *(["WarmUp"] if rises else []), "load_tokenizer"]
-    lines = [f"from tunemake.engines.xtuner_hooks import {', '.join(ours)}", ""]
+    extra = [*(["Trackers"] if values["train"]["trackers"] else []), *(["WarmUp"] if rises else [])]
+    ours = ["AnswersHook", "MetricsHook", "SeedHook", "StopHook", *extra, "load_tokenizer"]
+    lines = [f"from tunemake.engines.xtuner_hooks import {', '.join(ours)}"]
+    lines += ["from tunemake.engines.early_stop import EarlyStopHook"] if "early_stop" in values["train"] else []
+    lines += [""]
     lines += ["# The beginning-of-sequence token once, or not at all."]
     lines += ['tokenizer["type"] = load_tokenizer', 'tokenizer["prompt_template"] = prompt_template']
     if not values["trust_remote_code"]:
@@ -39,7 +42,9 @@ def additions(config: PythonText, values: Mapping[str, Any]) -> str:
     lines += [f'{_data(config)}["map_num_proc"] = None  # this process, not 32 of them']
     if "project.seed" not in values["declared"]:
         lines += [f'randomness["seed"] = {values["seed"]}  # a build comes out the same twice']
-    if config.text_of(config.assigned("visualizer")) not in {"", "None"}:
+    if trackers := values["train"]["trackers"]:
+        lines += [f"visualizer = dict(type=Trackers, names={trackers!r}, project={values['project']!r})"]
+    elif config.text_of(config.assigned("visualizer")) not in {"", "None"}:
         lines += ["visualizer = None"]
     return _BANNER + "\n".join(lines) + "\n"
 
@@ -61,6 +66,13 @@ def _hooks(config: PythonText, values: Mapping[str, Any]) -> Iterator[str]:
     every_line = values["train"]["log_every"] if "train.log_every" in values["declared"] else 1
     yield f"custom_hooks.append(dict(type=MetricsHook, every={every_line}))"
     yield "custom_hooks += [dict(type=SeedHook), dict(type=StopHook)]"
+    if stop := values["train"].get("early_stop"):
+        yield (
+            f"custom_hooks.append(dict(\n    type=EarlyStopHook,\n    tokenizer=tokenizer,\n"
+            f"    prompt_template=prompt_template,\n    probes={stop['probe']!r},\n    plugins={values['plugins']!r},\n"
+            f"    every={iterations(stop['every'])},\n    checks={stop['checks']},\n"
+            f"    max_new_tokens={stop['max_new_tokens']},\n))"
+        )
 
 
 def _stock_answers(config: PythonText) -> int | None:

@@ -10,6 +10,8 @@ import random
 import resource
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,15 @@ import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.optim import LinearLR
-from mmengine.registry import PARAM_SCHEDULERS
+from mmengine.registry import PARAM_SCHEDULERS, VISUALIZERS
+from mmengine.visualization import Visualizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from xtuner.registry import BUILDER
 
-from tunemake.prompts import bos_of, from_xtuner, ids_of
+from tunemake.contracts import Message
+from tunemake.engines.trackers import tracker
+from tunemake.generation import Answers
+from tunemake.prompts import bos_of, from_xtuner
 
 METRICS, ANSWERS = "metrics.jsonl", "answers.jsonl"
 STOPPED = ".stopped"  # names of checkpoints that StopHook saved, one a line
@@ -41,6 +47,17 @@ def load_tokenizer(
     if bos_of(from_xtuner(prompt_template), tokenizer.bos_token, kind.__name__) is None:
         tokenizer.__class__ = type(kind.__name__, (kind,), {"bos_token_id": property(lambda _self: [])})
     return tokenizer
+
+
+@VISUALIZERS.register_module()
+class Trackers(Visualizer):  # type: ignore[misc]
+    """Sends a training's curves to trackers beside our own metrics. names: as project.toml's; project: what they show.
+
+    What they write goes to the folder that TUNEMAKE_TRACKING names, which is no part of the artifact.
+    """
+
+    def __init__(self, name: str, names: list[str], project: str, **_: Any) -> None:
+        super().__init__(name, vis_backends=[tracker(one, project) for one in names])
 
 
 @PARAM_SCHEDULERS.register_module()
@@ -68,7 +85,7 @@ class MetricsHook(Hook):  # type: ignore[misc]
         """Drop what a killed run had written beyond the checkpoint that this one goes on from."""
         _end_useless_warm_up(runner)
         if is_main_process():
-            _keep_until(Path(runner.work_dir) / METRICS, runner.iter)
+            keep_until(Path(runner.work_dir) / METRICS, runner.iter)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Start the clock, and note the learning rate that the iteration has."""
@@ -91,7 +108,7 @@ class MetricsHook(Hook):  # type: ignore[misc]
             "seconds": round(time.perf_counter() - self._started, 4),
             "peak_bytes": _peak_bytes(),
         }
-        _append(Path(runner.work_dir) / METRICS, line)
+        append(Path(runner.work_dir) / METRICS, line)
 
 
 class SeedHook(Hook):  # type: ignore[misc]
@@ -139,6 +156,32 @@ class StopHook(Hook):  # type: ignore[misc]
         self._asked = True
 
 
+@contextmanager
+def answering(model: Any) -> Iterator[None]:
+    """Let a model in training answer: no dropout, a cache, and the generators as they were when it has.
+
+    model: XTuner's SupervisedFinetune.
+    """
+    training, cached = model.training, model.llm.config.use_cache
+    checkpointing = bool(getattr(model.llm, "is_gradient_checkpointing", False))
+    # mmengine seeds the global generators, so these are what must come out as they were.
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    model.eval()
+    model.llm.config.use_cache = True
+    if checkpointing:
+        model.activation_checkpointing_disable()
+    try:
+        yield
+    finally:
+        model.llm.config.use_cache = cached
+        if checkpointing:
+            model.activation_checkpointing_enable()
+        model.train(training)
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])
+
+
 class AnswersHook(Hook):  # type: ignore[misc]
     """Answers prompts during training, greedily, and keeps the answers as JSON lines; training is not disturbed."""
 
@@ -154,53 +197,20 @@ class AnswersHook(Hook):  # type: ignore[misc]
     def before_train(self, runner: Any) -> None:
         """Drop what a killed run had written beyond the checkpoint that this one goes on from."""
         if is_main_process():
-            _keep_until(Path(runner.work_dir) / ANSWERS, runner.iter)
+            keep_until(Path(runner.work_dir) / ANSWERS, runner.iter)
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Answer every prompt where it is time."""
         done = runner.iter + 1
-        if self.prompts and (done % self.every == 0 or done == runner.max_iters):
-            # mmengine seeds the global generators, so these are what must come out as they were.
-            states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-            self._answer_all(runner, done)
-            random.setstate(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002
-            torch.set_rng_state(states[2])
-
-    def _answer_all(self, runner: Any, done: int) -> None:
+        if not self.prompts or (done % self.every and done != runner.max_iters):
+            return
         model = runner.model.module if hasattr(runner.model, "module") else runner.model
-        training, cached = model.training, model.llm.config.use_cache
-        checkpointing = bool(getattr(model.llm, "is_gradient_checkpointing", False))
-        model.eval()
-        model.llm.config.use_cache = True
-        if checkpointing:
-            model.activation_checkpointing_disable()
-        try:
-            for prompt in self.prompts:
-                line = {"iteration": done, "prompt": prompt, "answer": self._answer(model, prompt)}
-                if is_main_process():
-                    _append(Path(runner.work_dir) / ANSWERS, line)
-        finally:
-            model.llm.config.use_cache = cached
-            if checkpointing:
-                model.activation_checkpointing_enable()
-            model.train(training)
-
-    @torch.no_grad()  # type: ignore[untyped-decorator]
-    def _answer(self, model: Any, prompt: str) -> str:
-        ids = ids_of(self.template, [{"role": "user", "content": prompt}], self.tokenizer)
-        device = next(model.parameters()).device
-        stops = {self.tokenizer.eos_token_id}
-        words = [self.tokenizer.encode(word, add_special_tokens=False) for word in self.template["stop_words"]]
-        stops |= {word[0] for word in words if len(word) == 1}
-        given = torch.tensor([ids], device=device)
-        made = model.llm.generate(
-            input_ids=given, attention_mask=torch.ones_like(given), max_new_tokens=self.max_new_tokens,
-            do_sample=False, temperature=None, top_p=None, top_k=None,
-            eos_token_id=[stop for stop in stops if isinstance(stop, int)],
-            pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
-        )  # fmt: skip
-        return str(self.tokenizer.decode(made[0, len(ids) :], skip_special_tokens=True)).strip()
+        with answering(model):
+            asked: list[list[Message]] = [[{"role": "user", "content": prompt}] for prompt in self.prompts]
+            answers = list(Answers(model.llm, self.tokenizer, self.template).of(asked, self.max_new_tokens))
+        for prompt, answer in zip(self.prompts, answers, strict=True):
+            if is_main_process():
+                append(Path(runner.work_dir) / ANSWERS, {"iteration": done, "prompt": prompt, "answer": answer.text})
 
 
 def _end_useless_warm_up(runner: Any) -> None:
@@ -213,12 +223,14 @@ def _end_useless_warm_up(runner: Any) -> None:
             group["lr"] = group["initial_lr"]
 
 
-def _append(path: Path, line: dict[str, Any]) -> None:
+def append(path: Path, line: dict[str, Any]) -> None:
+    """Add a JSON line."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def _keep_until(path: Path, iteration: int) -> None:
+def keep_until(path: Path, iteration: int) -> None:
+    """Drop the lines of later iterations, and one that a kill cut short."""
     if not path.exists():
         return
     kept = []

@@ -15,9 +15,11 @@ from typing import Any
 from tunemake import template_fit
 from tunemake.digests import DIGESTS, Digests
 from tunemake.engines import xtuner
+from tunemake.engines.trackers import FOLDER, missing
 from tunemake.faults import Fault, StageError
 from tunemake.machine import needs_gpu, no_gpu, old_bitsandbytes
 from tunemake.plugins import Plugins
+from tunemake.project import machine_environment
 from tunemake.questions import questions_of, refuse_trained
 from tunemake.samples import read_samples
 from tunemake.stages import Job
@@ -29,23 +31,25 @@ LAST = "last_checkpoint"
 def run(job: Job) -> dict[str, Any]:
     """Fill work with iter_*.pth, last_checkpoint, metrics.jsonl and answers.jsonl.
 
-    runtime: what decides how it runs, and evaluate's prompts, so that one that is trained on is told before the work.
+    runtime: what decides how it runs, and the probes' prompts, so that one that is trained on is told before the work.
     inputs: base, data, config. The config names their files by the links that show them, which runtime's links tell.
     """
-    asked = {name: f"evaluate.probe {name}" for name in job.runtime["evaluate"]}
-    questions = {where: questions_of(job.root, job.runtime["evaluate"][name], where) for name, where in asked.items()}
+    questions = {where: questions_of(job.root, told, where) for where, told in job.runtime["questions"].items()}
     refuse_trained(questions, samples_file(job.inputs["data"], TRAIN))
     if (needs := needs_gpu(job.parameters)) is not None:
         _need_gpu(*needs)
     if job.parameters["method"] == "qlora" and (old := old_bitsandbytes(sys.executable)) is not None:
         raise StageError(old)
+    if absent := missing(job.runtime["trackers"]):
+        raise StageError(absent)
     _check_template(job)
     newest, torn = xtuner.newest_whole_checkpoint(job.work)
     for path in torn:
         job.say(f"{path.name}: a checkpoint cut short, set aside")
     if newest is not None:
         job.say(f"resuming from {newest.name}")
-    _train(job, _view(job), xtuner.train_command(job.inputs["config"] / xtuner.CONFIG, job.work, newest))
+    if newest is None or _ended_early(job) != xtuner.iteration_of(newest):
+        _train(job, _view(job), xtuner.train_command(job.inputs["config"] / xtuner.CONFIG, job.work, newest))
     facts = _finish(job)
     return facts if newest is None else {**facts, "resumed_from": newest.name}
 
@@ -85,27 +89,38 @@ def _train(job: Job, folder: Path, command: list[str]) -> None:
     watcher.start()
     # The training saves a checkpoint when it is told to end, and this process, which is told too, waits for that.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    code = subprocess.run(command, cwd=folder, check=False).returncode
+    # What trackers write tells of the machine and of times: no part of the artifact.
+    tracking = {FOLDER: str(job.root / "build" / "tracking" / job.work.name)} if job.runtime["trackers"] else {}
+    code = subprocess.run(command, cwd=folder, check=False, env={**machine_environment(), **tracking}).returncode
     ended.set()
     watcher.join()
     if code:
         sys.exit(code if code > 0 else 128 - code)  # as a shell does
 
 
+def _ended_early(job: Job) -> int | None:
+    told = job.parameters.get("early_stop")
+    return None if told is None else xtuner.stopped_early(job.work, told)
+
+
 def _finish(job: Job) -> dict[str, Any]:
     made = xtuner.checkpoints(job.work)
     lines = _lines(job.work / xtuner.METRICS)
-    if not made or not lines or lines[-1]["iteration"] != lines[-1]["iterations"]:
+    early = _ended_early(job)
+    last = early or (lines[-1]["iterations"] if lines else 0)
+    if not made or not lines or lines[-1]["iteration"] < last:
         raise StageError(Fault("train", "XTuner ended before the last iteration", next_step="see its log"))
-    if xtuner.iteration_of(made[-1]) != lines[-1]["iterations"]:
-        raise StageError(Fault("train", f"no checkpoint of iteration {lines[-1]['iterations']}", got=made[-1].name))
+    if xtuner.iteration_of(made[-1]) != last:
+        raise StageError(Fault("train", f"no checkpoint of iteration {last}", got=made[-1].name))
+    if early:
+        job.say(f"ended early: its probes were met at iteration {last} of {lines[-1]['iterations']}")
     # XTuner writes the absolute path of the folder it trained in, which is about to move.
     (job.work / LAST).write_text(made[-1].name, "utf-8")
     (job.work / xtuner.ANSWERS).touch()
     xtuner.remove_litter(job.work, made[-1])
     tokens = sum(line["tokens"] for line in lines)
     return {
-        "iterations": lines[-1]["iterations"], "loss": round(lines[-1]["loss"], 4), "tokens": tokens,
+        "iterations": last, "ended_early": early is not None, "loss": round(lines[-1]["loss"], 4), "tokens": tokens,
         "padded_tokens": sum(line["padded_tokens"] for line in lines),
         "training_seconds": round(sum(line["seconds"] for line in lines), 1),
         "peak_bytes": max(line["peak_bytes"] for line in lines),
