@@ -224,7 +224,9 @@ _EDITS: Mapping[str, _Edit] = {
 
 def is_edited(name: str) -> bool:
     """Say whether a value of project.toml, when declared, must find its place by one of the edits here."""
-    return name == "project.seed" or (name.startswith(("data.", "train.")) and name not in _ELSEWHERE)
+    added = name == "train.trackers" or name.startswith("train.early_stop")  # xtuner_additions puts them at the end
+    ours = name.startswith(("data.", "train.")) and name not in _ELSEWHERE and not added
+    return name == "project.seed" or ours
 
 
 def edits() -> Collection[str]:

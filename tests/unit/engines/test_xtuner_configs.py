@@ -29,6 +29,16 @@ log_every = 9
 lora = { r = 2, alpha = 4, dropout = 0.25, targets = ["q_proj"] }
 checkpoints = { every = 2, keep = 7 }
 answers = { every = "8 iterations", prompts = ["who?"] }
+trackers = ["tensorboard"]
+
+[[train.early_stop.probe]]
+name = "short"
+kind = "answer_length"
+prompts = ["what?"]
+at_most = 9
+
+[train.early_stop]
+every = "3 iterations"
 """,
 }
 
@@ -154,7 +164,10 @@ def test_every_config_has_the_hooks_that_a_build_needs(all_edited):
         assert "EvaluateChatHook" not in kinds, name
         answers = config["custom_hooks"][kinds.index("AnswersHook")]
         assert (answers["prompts"], answers["every"]) == (["who?"], 8), name
-        assert config.get("visualizer") is None, name
+        assert config["visualizer"]["type"].endswith("Trackers"), name
+        assert config["visualizer"]["names"] == ["tensorboard"], name
+        stop = config["custom_hooks"][kinds.index("EarlyStopHook")]
+        assert (stop["every"], stop["checks"], stop["probes"][0]["name"]) == (3, 2, "short"), name
 
 
 def test_every_schedule_falls_from_its_peak_to_nothing_over_the_steps(all_edited):
