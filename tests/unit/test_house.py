@@ -10,13 +10,15 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src" / "tunemake"
 # Each line may import from the lines above it, never from those below.
 ORDER = [
-    "contracts", "faults", "gate", "findings", "glance", "shelves", "digests", "schema", "toml_places", "variants", "project",
-    "plugin_files", "plugin_contract", "plugins", "prompts", "chat_templates", "seams", "samples", "questions", "tensors", "models",
-    "model_folder", "model_record", "sources", "gguf_model", "lora", "lora_changes", "checkpoints", "cures",
-    "template_fit", "trained_text", "data_statistics", "training_length", "data_findings", "machine", "build_size",
-    "generation", "examination", "staleness", "artifacts", "extension", "store", "holdings", "sweep", "transfers", "remote_records",
-    "remote_store", "engines", "stages", "shares", "process", "stage", "judging", "graph", "withholding", "building", "comparison", "lock", "attestation",
-    "loading", "data_check", "checking", "plan", "doit_state", "progress", "interrupts", "tasks", "commands", "cli",
+    "contracts", "faults", "gate", "findings", "glance", "shelves", "digests", "schema", "toml_places",
+    "variants", "project", "plugin_files", "plugin_contract", "plugins", "prompts", "chat_templates", "seams",
+    "samples", "questions", "tensors", "models", "model_folder", "model_record", "sources", "gguf_model", "lora",
+    "lora_changes", "checkpoints", "cures", "template_fit", "trained_text", "data_statistics", "training_length",
+    "data_findings", "machine", "build_size", "generation", "examination", "staleness", "artifacts", "extension",
+    "store", "holdings", "sweep", "transfers", "remote_records", "remote_store", "engines", "stages", "shares",
+    "process", "stage", "judging", "graph", "withholding", "building", "comparison", "lock", "attestation",
+    "loading", "data_check", "checking", "plan", "doit_state", "progress", "interrupts", "tasks", "commands",
+    "cli",
 ]  # fmt: skip
 MODULES = sorted(SOURCE.rglob("*.py"))
 

@@ -9,8 +9,8 @@ from tunemake.commands.reproduce import compared
 from tunemake.digests import sha256_of_file
 from tunemake.faults import InputError
 from tunemake.glance import keep_stamps, stamps_stand
-from tunemake.stage import Stage
 from tunemake.lock import FILE, as_text, change_line, changes, contents, lock_flaws, read_lock, shown
+from tunemake.stage import Stage
 
 DIGEST = "ab" * 32
 
