@@ -29,7 +29,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 def write_model_record(folder: Path, inputs: Mapping[str, Path], told: Mapping[str, Any], digests: Digests) -> None:
     """Write the record of the merged model in a folder, when all its other files are there.
 
-    inputs, told: the merge stage's inputs and parameters. digests: remembered, for whoever commits the files.
+    inputs, told: the merge stage's inputs and parameters, its prompt_template resolved. digests: remembered, for whoever commits the files.
     """
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     files = [folder / name for name in names if name not in {_LOG, MODEL_RECORD}]
@@ -44,7 +44,8 @@ def _made_of(inputs: Mapping[str, Path], told: Mapping[str, Any], digests: Diges
     # A folder's place says nothing elsewhere, and may tell of the machine.
     source = Path(told["base"]).name if parse_source(told["base"]).kind == "folder" else told["base"]
     made_of = {
-        "project": told["project"], "prompt_template": told["template"], "dtype": told["dtype"],
+        "project": told["project"], "prompt_template": told["template"], "template": dict(told["prompt_template"]),
+        "dtype": told["dtype"],
         "base": {"source": source, "revision": base["revision"], "sha256": base["sha256"], "files": base["files"]},
         "data": _sums(sorted(inputs["data"].glob("train.json*")), digests),
     }  # fmt: skip

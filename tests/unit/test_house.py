@@ -17,7 +17,7 @@ ORDER = [
     "data_findings", "machine", "build_size", "generation", "examination", "staleness", "artifacts", "extension",
     "store", "holdings", "sweep", "transfers", "remote_records", "remote_store", "engines", "stages", "shares",
     "process", "stage", "judging", "graph", "withholding", "building", "comparison", "lock", "attestation",
-    "loading", "data_check", "checking", "plan", "doit_state", "progress", "interrupts", "tasks", "commands",
+    "loading", "model_choice", "data_check", "checking", "plan", "doit_state", "progress", "interrupts", "tasks", "commands",
     "cli",
 ]  # fmt: skip
 MODULES = sorted(SOURCE.rglob("*.py"))

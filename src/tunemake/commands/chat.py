@@ -6,15 +6,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tunemake.chat_templates import resolved
 from tunemake.contracts import Message
-from tunemake.digests import DIGESTS, Digests
-from tunemake.engines import xtuner
 from tunemake.faults import Fault, InputError
-from tunemake.generation import Answers
-from tunemake.graph import base_name
-from tunemake.plugins import Plugins
-from tunemake.project import load_project
+from tunemake.model_choice import Models
 
 
 def chat(root: Path, folder: Path | None, max_new_tokens: int) -> Iterator[str]:
@@ -22,17 +16,8 @@ def chat(root: Path, folder: Path | None, max_new_tokens: int) -> Iterator[str]:
 
     folder: the model, by default the project's merged one. The prompt template and its stop words are the project's.
     """
-    project = load_project(root)
-    # One of XTuner's own configs trains with a prompt template of its own, unless another is declared.
-    project = project.with_values(xtuner.own_values(xtuner.config_template(project.train)))
-    plugins = Plugins(root, project.plugins, Digests(root / DIGESTS))
-    template = plugins.prompt_template(project.model["prompt_template"])
-    chosen = folder or root / "build" / project.variant.name / "merged"
-    if not (chosen / "config.json").exists():
-        raise InputError(Fault(str(chosen), "no model here", next_step="run doit, or name a model folder"))
-    base = root / "build" / "base" / base_name(project.model["source"]) / "model"
-    template = resolved(template, base if base.exists() else chosen)
-    model = Answers.load(chosen, template, trust_remote_code=project.model["trust_remote_code"])
+    choice = Models(root).choose(None if folder is None else str(folder))
+    model = choice.load()
     messages: list[Message] = []
     for line in _lines():
         if line == "/reset":

@@ -72,7 +72,8 @@ def run(job: Job) -> dict[str, Any]:
         full_model_from_checkpoint(chosen_checkpoint(job.inputs), base, job.work, dtype=dtype, shard_size=size)
     template = resolved(job.parameters["prompt_template"], base)
     set_chat_template(job.work, template, trust_remote_code=job.runtime["trust_remote_code"])
-    write_model_record(job.work, job.inputs, job.parameters, Digests(job.root / DIGESTS))
+    told = {**job.parameters, "prompt_template": template}
+    write_model_record(job.work, job.inputs, told, Digests(job.root / DIGESTS))
     return {"dtype": dtype}
 
 

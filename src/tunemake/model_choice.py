@@ -1,0 +1,186 @@
+"""Which model to talk to: base, adapter on base, a checkpoint, merged, or any model folder; and loading it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tunemake.chat_templates import resolved
+from tunemake.digests import DIGESTS, Digests
+from tunemake.engines import xtuner
+from tunemake.faults import Fault, InputError, StageError, did_you_mean
+from tunemake.generation import Answers
+from tunemake.graph import base_link
+from tunemake.model_record import read_model_record
+from tunemake.models import MODEL_RECORD
+from tunemake.plugins import Plugins
+from tunemake.project import FILE, Project, load_variants
+
+_FROM_TOKENIZER = {"from_tokenizer": True}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A model to talk to.
+
+    name: for menus, such as "default", "r8 at iter_40" or "base". folder: a Hugging Face model folder. adapter: a PEFT
+    folder to be put on it, or None. checkpoint: one of XTuner's, whose weights are put on it, or None. lora: what the
+    training declares of its adapter; None where all weights were trained. template: the prompt template.
+    """
+
+    name: str
+    folder: Path
+    template: Mapping[str, Any]
+    trust_remote_code: bool = False
+    adapter: Path | None = None
+    checkpoint: Path | None = None
+    lora: Mapping[str, Any] | None = None
+
+    def load(self) -> Answers:
+        """Load it; raises ModelError or StageError for what cannot be loaded."""
+        model = Answers.load(self.folder, self.template, trust_remote_code=self.trust_remote_code)
+        if self.adapter is not None:
+            _put_on(model, self.adapter)
+        elif self.checkpoint is not None and self.lora is not None:
+            from tunemake.stages.adapter import write_adapter
+
+            with tempfile.TemporaryDirectory() as folder:
+                write_adapter(self.checkpoint, self.lora, "base", Path(folder))
+                _put_on(model, Path(folder))
+        elif self.checkpoint is not None:
+            load_whole(model, self.checkpoint)
+        return model
+
+
+class Models:
+    """The models at hand for a project's folder, or for none. Raises ProjectError for a project that is wrong."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @cached_property
+    def _variants(self) -> dict[str, Project]:
+        if not (self.root / FILE).exists():
+            return {}
+        # One of XTuner's own configs trains with a prompt template of its own, unless another is declared.
+        told = [
+            one.with_values(xtuner.own_values(xtuner.config_template(one.train))) for one in load_variants(self.root)
+        ]
+        return {project.variant.name: project for project in told}
+
+    def all(self) -> list[Choice]:
+        """Give every model that is built: of each variant the merged one and its checkpoints, and the base."""
+        found = []
+        for name in self._variants:
+            if (self._build(name) / "merged" / "config.json").exists():
+                found.append(self._merged(name))
+            found += [self._at(name, path) for path in xtuner.checkpoints(self._build(name) / "train")]
+        bases = {base_link(project): name for name, project in self._variants.items()}
+        found += [self._base(name) for link, name in bases.items() if (self.root / link / "model").exists()]
+        return found
+
+    def choose(self, what: str | None = None, *, base: bool = False, checkpoint: str | None = None) -> Choice:
+        """Give a model by a variant's name or a folder; by default the first variant's merged one.
+
+        base: the base model of it instead. checkpoint: one of its training instead, as "iter_40", "40" or "last".
+        Raises InputError with what is there instead.
+        """
+        if what is not None and what not in self._variants:
+            return self._folder(Path(what))
+        if not self._variants:
+            raise InputError(Fault(FILE, "not found", expected="a project here, or the name of a model's folder"))
+        name = what or next(iter(self._variants))
+        if base:
+            return self._existing(self._base(name))
+        if checkpoint is not None:
+            return self._checkpoint(name, checkpoint)
+        return self._existing(self._merged(name))
+
+    def _checkpoint(self, name: str, told: str) -> Choice:
+        kept = xtuner.checkpoints(self._build(name) / "train")
+        wanted = f"iter_{told.removeprefix('iter_').removesuffix('.pth')}"
+        found = kept[-1:] if told == "last" else [path for path in kept if path.stem == wanted]
+        if not found:
+            there = ", ".join(path.stem for path in kept) or "none"
+            raise InputError(Fault(told, "no such checkpoint", got=f"kept: {there}", next_step="run doit train"))
+        return self._at(name, found[0])
+
+    def _folder(self, folder: Path) -> Choice:
+        whole = (self.root / folder).resolve()
+        if (whole / "adapter_config.json").exists():
+            return self._with_adapter(folder, whole)
+        if not (whole / "config.json").exists():
+            step = did_you_mean(str(folder), self._variants) or "name a variant, or a model's folder"
+            raise InputError(Fault(str(folder), "no model here", next_step=step))
+        template = dict(_FROM_TOKENIZER)
+        if (whole / MODEL_RECORD).exists():
+            template = read_model_record(whole).get("template", template)
+        elif self._variants:
+            template = self._template(next(iter(self._variants.values())))
+        return Choice(str(folder), whole, resolved(template, whole), self._trusts())
+
+    def _with_adapter(self, folder: Path, whole: Path) -> Choice:
+        if not self._variants:
+            raise InputError(Fault(str(folder), "an adapter, and no base model is known for it", next_step=(
+                "run this in the project that it was trained in, or name a merged model")))  # fmt: skip
+        name = next((one for one in self._variants if whole.is_relative_to(self._build(one).resolve())), None)
+        base = self._existing(self._base(name or next(iter(self._variants))))
+        return Choice(str(folder), base.folder, base.template, base.trust_remote_code, adapter=whole)
+
+    def _merged(self, name: str) -> Choice:
+        base = self._base(name)
+        return Choice(name, self._build(name) / "merged", base.template, base.trust_remote_code)
+
+    def _base(self, name: str) -> Choice:
+        project = self._variants[name]
+        folder = self.root / base_link(project) / "model"
+        template = self._template(project)
+        # Before the base is there its own template is not known; nothing can be loaded then either.
+        told = resolved(template, folder) if folder.exists() else template
+        return Choice("base", folder, told, project.model["trust_remote_code"])
+
+    def _at(self, name: str, checkpoint: Path) -> Choice:
+        base, project = self._base(name), self._variants[name]
+        lora = None if project.train["method"] == "full" else project.train["lora"]
+        title = f"{name} at {checkpoint.stem}"
+        return Choice(title, base.folder, base.template, base.trust_remote_code, checkpoint=checkpoint, lora=lora)
+
+    def _existing(self, choice: Choice) -> Choice:
+        if not (choice.folder / "config.json").exists():
+            place = choice.folder.relative_to(self.root)
+            raise InputError(Fault(str(place), "no model here", next_step="run doit, or name a model's folder"))
+        return choice
+
+    def _template(self, project: Project) -> dict[str, Any]:
+        plugins = Plugins(self.root, project.plugins, Digests(self.root / DIGESTS))
+        return plugins.prompt_template(project.model["prompt_template"])
+
+    def _trusts(self) -> bool:
+        return any(project.model["trust_remote_code"] for project in self._variants.values())
+
+    def _build(self, name: str) -> Path:
+        return self.root / "build" / name
+
+
+def load_whole(model: Answers, checkpoint: Path) -> None:
+    """Give a model the weights of a full fine-tuning's checkpoint; raises StageError where some are missing."""
+    from tunemake.checkpoints import load_weights
+    from tunemake.stages.adapter import LLM
+
+    weights = {name.removeprefix(LLM): tensor for name, tensor in load_weights(checkpoint).items()}
+    lacking = model.model.load_state_dict(weights, strict=False)
+    own = {name for name, _ in model.model.named_parameters()}  # a tied output is there once
+    if missing := sorted(own.intersection(lacking.missing_keys)):
+        raise StageError(Fault(checkpoint.name, f"{missing[0]} is missing", got=f"{len(missing)} weights missing"))
+
+
+def _put_on(model: Answers, adapter: Path) -> None:
+    """Merge an adapter into a loaded model, for good: it then answers as fast as any."""
+    from peft import PeftModel
+
+    model.model = PeftModel.from_pretrained(model.model, adapter).merge_and_unload(safe_merge=True)
+    model.model.eval()
