@@ -19,6 +19,8 @@ COMPANIONS = {".json", ".txt", ".model", ".py", ".jinja", ".tiktoken", ".vocab"}
 # transformers load the folder as an adapter.
 OWN = {"config.json", "artifact.json", MODEL_RECORD, "adapter_config.json"}
 BIGGEST_COMPANION = 64 * 2**20  # the largest tokenizers known take half of it
+# What older libraries saved with the weights and today's compute anew.
+BUFFERS = (".inv_freq", ".masked_bias", ".attn.bias")
 DTYPE_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 Spec = tuple[str, str, tuple[int, ...]]
 

@@ -13,6 +13,7 @@ from tunemake.faults import Fault, StageError
 from tunemake.lora import LoraConfig
 from tunemake.lora_changes import tied_pair
 from tunemake.model_folder import (
+    BUFFERS,
     Spec,
     copy_companions,
     create_weights,
@@ -70,10 +71,6 @@ def write_adapter(checkpoint: Path, lora: Mapping[str, Any], base_name: str, out
     (out / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-# What older libraries saved with the weights and today's compute anew.
-_BUFFERS = (".inv_freq", ".masked_bias", ".attn.bias")
-
-
 def full_model_from_checkpoint(
     checkpoint: Path, base: Path, out: Path, *, dtype: str = "base", shard_size: int | None = None
 ) -> None:
@@ -86,7 +83,7 @@ def full_model_from_checkpoint(
     """
     tensors, config = read_model(base), read_config(base)
     weights = {name.removeprefix(LLM): tensor for name, tensor in load_weights(checkpoint).items()}
-    tensors = {name: tensor for name, tensor in tensors.items() if name in weights or not name.endswith(_BUFFERS)}
+    tensors = {name: tensor for name, tensor in tensors.items() if name in weights or not name.endswith(BUFFERS)}
     faults = [*_other_model(checkpoint, weights, tensors, tied_pair(tensors, config))]
     if faults:
         raise StageError(faults)

@@ -22,6 +22,7 @@ from tunemake.chat_templates import resolved
 from tunemake.digests import DIGESTS, Digests
 from tunemake.faults import Fault, StageError
 from tunemake.lora_changes import Change, read_changes
+from tunemake.merge_proof import prove
 from tunemake.model_folder import (
     Spec,
     copy_companions,
@@ -72,9 +73,15 @@ def run(job: Job) -> dict[str, Any]:
         full_model_from_checkpoint(chosen_checkpoint(job.inputs), base, job.work, dtype=dtype, shard_size=size)
     template = resolved(job.parameters["prompt_template"], base)
     set_chat_template(job.work, template, trust_remote_code=job.runtime["trust_remote_code"])
+    proof = prove(
+        job.work, base, job.inputs.get("adapter"), dtype=dtype, shard_size=size, template=template,
+        trust_remote_code=job.runtime["trust_remote_code"],
+    )  # fmt: skip
+    if proof.faults:
+        raise StageError(proof.faults)
     told = {**job.parameters, "prompt_template": template}
     write_model_record(job.work, job.inputs, told, Digests(job.root / DIGESTS))
-    return {"dtype": dtype}
+    return {"dtype": dtype, "proof": proof.facts}
 
 
 def shard_bytes(text: str | None) -> int | None:
