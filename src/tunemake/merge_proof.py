@@ -72,7 +72,7 @@ def prove(
     with Files() as files:
         proof = WeightProof(files, fan_in_fan_out=bool(told.get("fan_in_fan_out")))
         same_form = {name: wanted for name, wanted in expected.items() if _alike(wanted, written.get(name))}
-        faults += _few(_value_faults(proof, same_form, written, full=adapter is None))
+        faults += _value_faults(proof, same_form, written, full=adapter is None)
     if template is not None:
         faults += speech_faults(merged, base, template, trust_remote_code=trust_remote_code)
     tally = proof.tally
@@ -155,22 +155,19 @@ def _form_faults(
 
 def _value_faults(
     proof: WeightProof, expected: Mapping[str, _Expected], written: Mapping[str, Tensor], *, full: bool
-) -> Iterator[Fault]:
-    touched = []
-    for name, wanted in expected.items():
+) -> list[Fault]:
+    """Give the faults of values. full: after a full fine-tuning, where any tensor may have changed."""
+    faults: list[Fault] = []
+    for name, wanted in () if full else expected.items():
         claim = wanted.claim
-        if full:
-            touched.append(name)
-        elif claim and claim.a:
-            touched.append(name)
+        if claim and claim.a:
             fault = proof.changed(name, written[name], claim.whole or wanted.source, claim)
-            if fault:
-                yield fault
+            faults += [fault] if fault else []
         else:
             source = claim.whole if claim and claim.whole else wanted.source
-            touched += [name] if claim else []
-            yield from _copied(proof, name, written[name], source, claim)
-    yield from _unchanged(proof, touched, expected, written, full=full)
+            faults += _copied(proof, name, written[name], source, claim)
+    touched = [name for name, wanted in expected.items() if full or wanted.claim]
+    return [*_unchanged(proof, touched, expected, written, full=full), *_few(faults)]
 
 
 def _copied(proof: WeightProof, name: str, written: Tensor, source: Tensor, claim: Claim | None) -> Iterator[Fault]:

@@ -214,4 +214,4 @@ def _unlike_sum(
     what = (
         f"{name} is not base + scale · B·A: {int(wrong.sum())} of {wrong.size} sampled values lie outside the rounding"
     )
-    return Fault("merge", what, f"scale {scale:.6g}", f"about {fitted:.6g} by least squares")
+    return Fault("merge", what, f"scale {scale:.4g}", f"about {fitted:.3g} by least squares")
