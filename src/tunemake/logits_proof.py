@@ -8,10 +8,10 @@ from typing import Any
 
 from tunemake.faults import Fault
 
-# A weight, a product's result or a sum is rounded at most to these relative errors: 2^-p, p bits of precision.
+# Rounding to nearest is off by at most this share of the value: 2^-p with p bits of precision.
 UNITS = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 SITES = 10  # of a layer: seven products, two normalisations, the sums onto the residual stream
-SAFETY = 4.0
+SAFETY = 3.0
 
 
 def tolerance(config: Any, stored: str, computed: str) -> float:
@@ -20,15 +20,18 @@ def tolerance(config: Any, stored: str, computed: str) -> float:
     config: transformers' of the model. stored: the dtype that merged weights were rounded to; computed: the one of
     the products, both as torch names them.
 
-    Where merged weights are rounded once more than the base's, each adds a relative error of at most u(stored); a
-    result is rounded by u(computed); and a sum of K terms in float32 is off by about √K · 2^-24 where errors are
-    independent (Higham and Mary 2019, A New Approach to Probabilistic Rounding Error Analysis). A normalised
-    residual stream passes relative errors on as they are, and independent ones add by their squares, so that
-    n = 10 sites of each layer and the output give √n of it. Four times that is allowed: what attention sharpens, and
-    errors that are not quite independent.
+    Rounding to u gives values of any mantissa a relative error of u / √6 as root mean square: it is even within half
+    a unit, and 1/m² is 1/2 on average over mantissas m in [1, 2). A product takes on such errors of its weights as
+    they are, for its terms and their independent errors both add by their squares. So each result of the merged model
+    is off by u(stored) / √6 for its weights; that of both by u(computed) / √6 for being rounded, and by √K · 2^-24
+    where K terms are summed in float32 (Higham and Mary 2019, A New Approach to Probabilistic Rounding Error
+    Analysis). A normalised residual stream hands relative errors on, so that n = 10 results of each of L layers and
+    one of the output give at most √(10 L + 1) of it. Three times that is allowed, since attention sharpens and errors
+    are not quite independent.
     """
     layers, width = _sizes(config)
-    each = UNITS[stored] + UNITS[computed] + math.sqrt(width) * UNITS["float32"]
+    rounded = (UNITS[stored] ** 2 + 2 * UNITS[computed] ** 2) / 6
+    each = math.sqrt(rounded + 2 * width * UNITS["float32"] ** 2)
     return SAFETY * math.sqrt(SITES * layers + 1) * each
 
 
@@ -55,9 +58,10 @@ def logits_faults(
         for model, training in was_training:
             model.train(training)
     computed = str(merged.dtype).removeprefix("torch.")
+    deviations = [row["deviation"] for row in told]
     positions = sum(row["positions"] for row in told)
     facts = {
-        "deviation": max((row["deviation"] for row in told), key=lambda value: math.inf if value != value else value),
+        "deviation": math.inf if any(map(math.isnan, deviations)) else max(deviations),
         "tolerance": tolerance(merged.config, stored, computed),
         "effect": max(row["effect"] for row in told),
         "argmax_agreement": sum(row["same"] for row in told) / positions,

@@ -93,7 +93,7 @@ def test_another_projects_template_is_shown_where_it_parts(right):
     merged, base = right
     set_chat_template(merged, template_of("zephyr"))
     told = faults(merged, base)
-    what = "the chat template is not the prompt template; expected 'im_start|>user\\nWho are you?<|i', got 'im_start|><|user|>"
+    what = "the chat template is not the prompt template; expected 'im_start|>user\\nWho are you?<|i', got 'im"
     assert any(what in line for line in told)
 
 
