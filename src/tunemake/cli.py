@@ -136,6 +136,8 @@ def _provenance_commands(commands: Any) -> None:
         asked.set_defaults(run=_provenance, what=name)
         if name == "verify":
             asked.add_argument("folder", nargs="?", type=Path, help="a merged model's folder, wherever it was copied")
+            asked.add_argument("--base", type=Path, metavar="FOLDER", help="prove the weights by this base model, too")
+            asked.add_argument("--adapter", type=Path, metavar="FOLDER", help="which is merged into that base")
             asked.add_argument("--attestation", type=Path, metavar="FILE", help="check this signed statement too")
             asked.add_argument("--public-key", type=Path, metavar="FILE", help="of who signed it, in PEM form")
         if name == "attest":
@@ -248,6 +250,10 @@ def _provenance(options: argparse.Namespace) -> int:
             raise InputError(Fault("verify", "--attestation and --public-key belong together"))
         signed = options.attestation, options.public_key
         return provenance.verify_signed(root, say, options.folder, *signed, machine=machine)
+    if options.what == "verify" and (options.base or options.adapter):
+        if not (options.folder and options.base):
+            raise InputError(Fault("verify", "a proof needs the merged model's folder and --base"))
+        return provenance.verify_merge(say, options.folder, options.base, options.adapter, machine=machine)
     if options.what == "verify":
         return provenance.verify(root, say, options.folder, machine=machine)
     if options.what == "reproduce":

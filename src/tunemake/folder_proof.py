@@ -12,8 +12,8 @@ from tunemake.model_folder import BIGGEST_COMPANION, DTYPE_NAMES, OWN
 from tunemake.models import legal_files, model_files
 from tunemake.tensors import INDEX_NAME, Tensor, read_model
 
-# Written anew by the merge; all else is the base's.
-WRITTEN = {*OWN, "tokenizer_config.json", "generation_config.json", "chat_template.jinja"}
+# Written anew by the merge, and the log of its stage; all else is the base's.
+WRITTEN = {*OWN, "tokenizer_config.json", "generation_config.json", "chat_template.jinja", "log.txt"}
 _OTHERS = (".safetensors", ".index.json")
 
 

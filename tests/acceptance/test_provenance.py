@@ -180,6 +180,18 @@ def test_a_copied_model_can_be_traced_and_checked(built, tmp_path):
     done = built.run("tunemake", "verify", str(copy))
     assert done.code == 0, done.told()
     assert "tiny, made from tiny" in done.out
+    model, adapter = built.root / "build/base/tiny/model", built.root / "build/default/adapter"
+    done = built.run("tunemake", "verify", str(copy), "--base", str(model), "--adapter", str(adapter))
+    assert done.code == 0, done.told()
+    assert f"tensors whole, with {model} and {adapter}; no chat template" in done.out
+    proof = built.record("default/merged")["facts"]["proof"]
+    assert proof["chat_template"] == "compared"
+    assert 0 < proof["largest_deviation"] < proof["largest_change"]
+    shutil.copy(model / "model.safetensors", copy / "model.safetensors")
+    done = built.run("tunemake", "verify", str(copy), "--base", str(model), "--adapter", str(adapter))
+    assert done.code == 1
+    assert "every weight is the base's: the merge exported the base" in done.out
+    shutil.copy(built.root / "build/default/merged/model.safetensors", copy / "model.safetensors")
     (copy / "modeling_tiny.py").write_text("")
     flip(copy / "model.safetensors")
     (copy / "generation_config.json").unlink()

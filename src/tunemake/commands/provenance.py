@@ -39,6 +39,24 @@ def verify(root: Path, say: Say, folder: Path | None = None, *, machine: bool = 
     return _told(say, *(_verified(root) if folder is None else _verified_model(folder)), machine=machine)
 
 
+def verify_merge(say: Say, folder: Path, base: Path, adapter: Path | None, *, machine: bool = False) -> int:
+    """Prove that a model's folder is the base with the adapter merged, or without one a full fine-tuning of it.
+
+    Its record says to which dtype; neither says by which prompt template, so that the chat template is not compared.
+    Gives 1 where anything differs.
+    """
+    from tunemake.merge_proof import prove
+
+    read, _, flaws, against = _verified_model(folder)
+    # The record does not say how large a file may be: as large as the largest is.
+    largest = max((path.stat().st_size for path in folder.glob("*.safetensors")), default=0)
+    proof = prove(folder, base, adapter, dtype=read_model_record(folder).get("dtype", "base"), shard_size=largest)
+    weights, values, whole = (proof.facts[name] for name in ("weights", "values", "whole_tensors"))
+    against += f"; {weights} changed weights at {values} values and {whole} tensors whole, with {base}"
+    against += f" and {adapter}" if adapter else ": that they differ"
+    return _told(say, read, 0, [*flaws, *map(str, proof.faults)], f"{against}; no chat template", machine=machine)
+
+
 def attest(root: Path, say: Say, key: Path, *, machine: bool = False) -> int:
     """Sign a statement of the merged models, with what tunemake.lock says, once all of it is verified.
 
