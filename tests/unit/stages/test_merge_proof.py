@@ -27,7 +27,7 @@ NORM = "model.norm.weight"
 
 def make(folder, *, dtype="bfloat16", tied=False, **values):
     """Make a base with a tokenizer, and an adapter; give both."""
-    base = models.llama(folder / "base", dtype=dtype, tied=tied)
+    base = models.llama(folder / "base", dtype=dtype, tied=tied, attention_bias=True)
     tiny.write_tokenizer(base)
     return base, models.adapter(base, folder / "adapter", **{"target_modules": models.LINEAR, **values})
 
@@ -68,6 +68,8 @@ RIGHT = {
     "rslora": ({"use_rslora": True}, {}),
     "patterns": ({"rank_pattern": {"q_proj": 7}, "alpha_pattern": {"layers.0.self_attn.q_proj": 3}}, {}),
     "one layer": ({"target_modules": ["q_proj"], "layers_to_transform": [1]}, {}),
+    "biases": ({"target_modules": ["q_proj"], "bias": "all"}, {}),
+    "regular expression": ({"target_modules": r".*\.0\..*(q|v)_proj"}, {}),
     "embeddings": ({"target_modules": ["embed_tokens", "lm_head"]}, {}),
 }
 
@@ -266,7 +268,9 @@ def test_all_values_of_small_weights_are_compared(right):
     base, adapter, merged = right
     proof = prove(merged, base, adapter)
     assert proof.facts["weights"] == 14
-    assert proof.facts["values"] == sum(read_model(merged)[name].count for name in read_model(base) if "proj" in name)
+    assert proof.facts["values"] == sum(
+        read_model(merged)[name].count for name in read_model(base) if "proj.weight" in name
+    )
 
 
 # Any magnitude, subnormals of each dtype too; a weight's name says nothing here.
