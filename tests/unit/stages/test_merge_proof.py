@@ -171,7 +171,9 @@ def test_wrong_dtype_shape_names_and_shards_are_caught(right, tmp_path):
     from safetensors.numpy import load_file, save_file
 
     base, adapter, merged = right
-    assert "lm_head.weight has the wrong dtype; expected F16, got BF16" in faults(merged, base, adapter, dtype="float16")
+    assert "lm_head.weight has the wrong dtype; expected F16, got BF16" in faults(
+        merged, base, adapter, dtype="float16"
+    )
     too_large = "merge: model.safetensors is larger than merge.shard_size; expected 40000 bytes, got"
     assert too_large in faults(merged, base, adapter, shard_size=40_000)
     tensors = load_file(merged / "model.safetensors")
