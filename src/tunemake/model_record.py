@@ -29,7 +29,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 def write_model_record(folder: Path, inputs: Mapping[str, Path], told: Mapping[str, Any], digests: Digests) -> None:
     """Write the record of the merged model in a folder, when all its other files are there.
 
-    inputs, told: the merge stage's inputs and parameters, its prompt_template resolved. digests: remembered, for whoever commits the files.
+    inputs, told: the merge stage's inputs and parameters, its prompt_template resolved. digests: remembered, for
+    whoever commits the files.
     """
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     files = [folder / name for name in names if name not in {_LOG, MODEL_RECORD}]

@@ -13,13 +13,12 @@ ORDER = [
     "contracts", "faults", "gate", "findings", "glance", "shelves", "digests", "schema", "toml_places",
     "variants", "project", "plugin_files", "plugin_contract", "plugins", "prompts", "chat_templates", "seams",
     "samples", "questions", "tensors", "models", "model_folder", "model_record", "sources", "gguf_model", "lora",
-    "lora_changes", "weight_proof", "folder_proof", "speech_proof", "merge_proof", "logits_proof",
-    "checkpoints", "cures", "template_fit", "trained_text", "data_statistics", "training_length",
-    "data_findings", "machine", "build_size", "generation", "examination", "staleness", "artifacts", "extension",
-    "store", "holdings", "sweep", "transfers", "remote_records", "remote_store", "engines", "stages", "shares",
-    "process", "stage", "judging", "graph", "withholding", "building", "comparison", "lock", "attestation",
-    "loading", "model_choice", "data_check", "checking", "plan", "doit_state", "progress", "interrupts", "tasks", "commands",
-    "cli",
+    "lora_changes", "weight_proof", "folder_proof", "speech_proof", "merge_proof", "logits_proof", "checkpoints",
+    "cures", "template_fit", "trained_text", "data_statistics", "training_length", "data_findings", "machine",
+    "build_size", "generation", "examination", "staleness", "artifacts", "extension", "store", "holdings",
+    "sweep", "transfers", "remote_records", "remote_store", "engines", "stages", "shares", "process", "stage",
+    "judging", "graph", "withholding", "building", "comparison", "lock", "attestation", "loading", "model_choice",
+    "data_check", "checking", "plan", "doit_state", "progress", "interrupts", "tasks", "commands", "cli",
 ]  # fmt: skip
 MODULES = sorted(SOURCE.rglob("*.py"))
 
