@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from tunemake import models, template_fit
 from tunemake.build_size import build_size
 from tunemake.building import Builder
 from tunemake.chat_templates import resolved
-from tunemake.data_check import Data, DataCheck, Watching, stage_of
+from tunemake.contracts import Question
+from tunemake.data_check import Data, DataCheck, Leaks, Watching, stage_of
 from tunemake.data_findings import length_findings
 from tunemake.engines import xtuner
 from tunemake.faults import InputError, ModelError
@@ -25,7 +26,7 @@ from tunemake.questions import questions_of, refuse_trained
 from tunemake.stages.base import FACTS, MODEL
 from tunemake.stages.config import model_faults
 from tunemake.trained_text import TOKENIZER, LightTokenizer, TrainedTexts
-from tunemake.training_length import TrainingLength, training_length
+from tunemake.training_length import TrainingLength
 
 
 @dataclass
@@ -43,7 +44,8 @@ class Checked:
 
 def check_builder(builder: Builder, watching: Watching) -> list[Checked]:
     """Check a project, variant by variant. Makes light datasets where they are not made yet."""
-    found = [Check(builder, project, watching).run() for project in builder.projects.values()]
+    leaks: Leaks = {}
+    found = [Check(builder, project, watching, leaks).run() for project in builder.projects.values()]
     builder.store.digests.save()
     return found
 
@@ -58,10 +60,10 @@ def base_folder(builder: Builder, project: Project) -> Path | None:
 
 
 class Check:
-    """The check of one variant."""
+    """The check of one variant. leaks: what leaked in the data of others."""
 
-    def __init__(self, builder: Builder, project: Project, watching: Watching) -> None:
-        self._builder, self._project, self._watching = builder, project, watching
+    def __init__(self, builder: Builder, project: Project, watching: Watching, leaks: Leaks) -> None:
+        self._builder, self._project, self._watching, self._leaks = builder, project, watching, leaks
         self._found = Checked(project.variant.name)
 
     def run(self) -> Checked:
@@ -69,9 +71,11 @@ class Check:
         folder = self._base()
         texts = self._texts(folder)
         words = set(self._template(folder)["stop_words"]) | (texts.special_tokens() if texts else set())
-        data = DataCheck(self._builder, self._project, self._watching).run(texts, words)
+        questions = self._questions()
+        probes = {name: [question.prompt for question in asked] for name, asked in questions.items()}
+        data = DataCheck(self._builder, self._project, self._watching, self._leaks).run(texts, words, probes)
         self._found.data = data
-        self._found.findings += [*data.findings, *self._length(), *self._evaluation()]
+        self._found.findings += [*data.findings, *self._length(), *self._evaluation(questions)]
         self._found.findings += self._config(folder)
         self._found.findings += self._template_fit(folder, data)
         self._found.findings += self._machine(folder)
@@ -150,23 +154,29 @@ class Check:
 
     def _length(self) -> Iterator[Finding]:
         data, train = self._found.data, self._project.train
-        if data.statistics is None:
+        if data.figures is None:
             return
-        if data.file is None:
+        if data.figures.length is None:
             yield unchecked("train", "how long it is, since not all data is made")
             return
-        length = training_length(data.statistics, train, packing=self._project.data["packing"])
-        self._found.length = length
-        yield from length_findings(length, data.statistics.samples, train)
+        self._found.length = data.figures.length
+        yield from length_findings(data.figures.length, data.figures.statistics.samples, train)
 
-    def _evaluation(self) -> list[Finding]:
-        if self._found.data.file is None or self._project.evaluate is None:
-            return []
-        probes = [probe for probe in self._project.evaluate["probe"] if "prompts" in probe]
-        asked = {f"evaluate.probe {probe['name']}": probe["prompts"] for probe in probes}
+    def _questions(self) -> dict[str, list[Question]]:
+        """Give what the probes ask that ask something of their own, by the probe's name."""
+        probes = (self._project.evaluate or {"probe": []})["probe"]
+        asked = {probe["name"]: probe["prompts"] for probe in probes if "prompts" in probe}
         try:
-            questions = {where: questions_of(self._builder.root, told, where) for where, told in asked.items()}
-            refuse_trained(questions, self._found.data.file)
+            return {name: questions_of(self._builder.root, told, _probe(name)) for name, told in asked.items()}
+        except InputError as error:
+            self._found.findings += errors("evaluation", error.faults)
+            return {}
+
+    def _evaluation(self, questions: Mapping[str, Sequence[Question]]) -> list[Finding]:
+        if self._found.data.file is None:
+            return []
+        try:
+            refuse_trained({_probe(name): asked for name, asked in questions.items()}, self._found.data.file)
         except InputError as error:
             return errors("evaluation", error.faults)
         return []
@@ -195,6 +205,10 @@ class Check:
         apart = every * train["accumulation"] if isinstance(every, int) else int(every.partition(" ")[0])
         self._found.writes = build_size(folder, train, self._project.merge, self._found.length.iterations, apart)
         yield from room_findings(sum(self._found.writes.values()), self._found.free, self._found.writes)
+
+
+def _probe(name: str) -> str:
+    return f"evaluate.probe {name}"
 
 
 def _severity(found: Severity, mode: str) -> Severity:

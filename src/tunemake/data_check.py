@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -11,10 +11,13 @@ from typing import Any
 
 from tunemake.building import Builder
 from tunemake.contracts import Sample
+from tunemake.data_figures import Figures, figures
 from tunemake.data_findings import data_findings
-from tunemake.data_statistics import Statistics, measure
+from tunemake.data_statistics import measure
 from tunemake.faults import Fault, InputError, StageError
 from tunemake.findings import Finding, errors, unchecked
+from tunemake.leakage import Leakage
+from tunemake.leakage_findings import leakage_findings
 from tunemake.process import Event
 from tunemake.project import Dataset, Project
 from tunemake.samples import read_samples
@@ -23,6 +26,7 @@ from tunemake.stages.data import HELD_OUT, TRAIN, samples_file
 from tunemake.stages.dataset import REJECTS, SAMPLES
 from tunemake.trained_text import TrainedTexts
 
+Leaks = dict[tuple[Path, tuple[tuple[str, tuple[str, ...]], ...]], Leakage | None]
 Watching = Callable[[str], AbstractContextManager[Callable[[Event], None]]]
 
 
@@ -32,14 +36,14 @@ class Data:
 
     datasets: counts by name, None for one that is not made. file: the training samples where all of it is made; made:
     the files of the datasets that are.
-    statistics: of the training samples, or of the datasets that are made; None where there are none. held_out: samples.
+    figures: of the training samples, or of the datasets that are made; None where there are none. held_out: samples.
     """
 
     datasets: dict[str, dict[str, int] | None] = field(default_factory=dict)
     file: Path | None = None
     made: list[Path] = field(default_factory=list)
     held_out: int = 0
-    statistics: Statistics | None = None
+    figures: Figures | None = None
     findings: list[Finding] = field(default_factory=list)
 
     def samples(self) -> Iterator[Sample]:
@@ -52,22 +56,44 @@ class Data:
 
 
 class DataCheck:
-    """Makes and measures the data of one variant. watching: gives what is shown of a stage that runs."""
+    """Makes and measures the data of one variant.
 
-    def __init__(self, builder: Builder, project: Project, watching: Watching) -> None:
-        self._builder, self._project, self._watching = builder, project, watching
+    watching: gives what is shown of a stage that runs. leaks: what leaked, by data and prompts, which variants share.
+    """
+
+    def __init__(self, builder: Builder, project: Project, watching: Watching, leaks: Leaks) -> None:
+        self._builder, self._project, self._watching, self._leaks = builder, project, watching, leaks
         self.data = Data()
 
-    def run(self, texts: TrainedTexts | None, words: set[str]) -> Data:
-        """Give what is found. texts: counts tokens; words: markup of the template, which no sample should contain."""
+    def run(self, texts: TrainedTexts | None, words: set[str], probes: Mapping[str, Sequence[str]]) -> Data:
+        """Give what is found.
+
+        texts: counts tokens; words: markup of the template, which no sample should contain; probes: prompts by name.
+        """
         data = self.data
         data.made = [file for dataset in self._project.datasets if (file := self._dataset(dataset)) is not None]
         if len(data.made) == len(self._project.datasets):
             self._mix()
         if count := self._count():
-            data.statistics = measure(data.samples(), count, words, texts)
-            data.findings += data_findings(data.statistics, whole=data.file is not None)
+            data.figures = self._figures(count, texts, words, probes)
+            data.findings += data_findings(data.figures.statistics, whole=data.file is not None)
+            data.findings += leakage_findings(data.figures.leakage) if data.figures.leakage else ()
         return data
+
+    def _figures(
+        self, count: int, texts: TrainedTexts | None, words: set[str], probes: Mapping[str, Sequence[str]]
+    ) -> Figures:
+        data = self.data
+        if data.file is None:
+            return Figures(measure(data.samples(), count, words, texts), None, None, 0)
+        held_out = list(read_samples(samples_file(data.file.parent, HELD_OUT)))
+        key = data.file.resolve(), tuple((name, tuple(prompts)) for name, prompts in probes.items())
+        made = figures(
+            data.samples, count, held_out, probes, texts=texts, words=words, training=self._project.train,
+            packing=self._project.data["packing"], leaked=self._leaks.get(key),
+        )  # fmt: skip
+        self._leaks[key] = made.leakage
+        return made
 
     def _dataset(self, dataset: Dataset) -> Path | None:
         """Make a dataset where it may be, and note its counts; give its file, or None."""

@@ -7,10 +7,10 @@ from typing import Any
 
 from tunemake.data_statistics import Statistics, Tokens
 from tunemake.faults import Fault
-from tunemake.findings import Finding
+from tunemake.findings import Finding, excerpt
 from tunemake.training_length import TrainingLength
 
-_SHOWN = 40
+FEW = 20  # samples to an unlike answer, from which on a model learns the answers rather than to answer
 
 
 def data_findings(found: Statistics, *, whole: bool) -> Iterator[Finding]:
@@ -23,6 +23,11 @@ def data_findings(found: Statistics, *, whole: bool) -> Iterator[Finding]:
         what = f"{word} in the text of {_of(count, found)}, first in sample {first}"
         step = "the model reads it as markup: a turn would end or begin there; take it out of the text"
         yield Finding("warning", "markup_in_text", Fault("data", what, next_step=step))
+
+
+def few_answers(found: Statistics) -> bool:
+    """Say whether there are several answers, and so few that each is there FEW times and more."""
+    return 1 < found.unique_answers <= found.measured / FEW
 
 
 def length_findings(length: TrainingLength, samples: int, train: Mapping[str, Any]) -> Iterator[Finding]:
@@ -40,7 +45,7 @@ def _steps_of_one_pass(length: TrainingLength) -> int:
 
 def _repeated(found: Statistics) -> Iterator[Finding]:
     answer, times = found.commonest
-    shown = _short(answer)
+    shown = excerpt(answer)
     if found.unique == 1 and found.samples > 1:
         what = f"{found.samples:,} samples are one and the same, {found.samples:,} times"
         step = (
@@ -53,7 +58,12 @@ def _repeated(found: Statistics) -> Iterator[Finding]:
             f'the model will say "{shown}" whatever is asked; add other data, such as the base\'s own answers (replay)'
         )
         yield Finding("warning", "one_answer", Fault("data", what, next_step=step))
-    elif found.unique < found.measured:
+    elif few_answers(found):
+        each = round(found.measured / found.unique_answers)
+        what = f"{found.unique_answers:,} unlike answers to {_of(found.measured, found)}, each about {each:,} times"
+        step = f'the commonest is "{excerpt(found.commonest_answer[0])}"; unless these are labels to choose among, add'
+        yield Finding("note", "few_answers", Fault("data", what, next_step=f"{step} other data"))
+    if 1 < found.unique < found.measured:
         again = found.measured - found.unique
         what = f"repeat another sample: {_of(again, found)}; the commonest is there {times:,} times"
         severity = "warning" if again * 2 > found.measured else "note"
@@ -84,8 +94,3 @@ def _cut(found: Statistics, tokens: Tokens) -> Iterator[Finding]:
 def _of(count: int, found: Statistics) -> str:
     told = f"{count:,} of {found.measured:,} samples" if count < found.measured else f"all {count:,} samples"
     return told if found.measured == found.samples else f"{told} looked at ({found.samples:,} in all)"
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"

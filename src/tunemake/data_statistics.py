@@ -1,4 +1,4 @@
-"""What training data is: samples, unlike ones, turns, scripts, tokens, lengths; of much data a part is measured."""
+"""What training data is: samples, unlike ones, turns, languages, tokens, lengths; of much data a part is measured."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from itertools import islice
 from typing import Any
 
 from tunemake.contracts import Sample
+from tunemake.languages import language_of
 from tunemake.trained_text import TrainedTexts
 
 MOST = 20_000  # samples measured
+BINS = 20  # of the histogram of lengths
 _CHUNK = 1000
 _QUANTILES = {"median": 0.5, "p90": 0.9, "p99": 0.99, "longest": 1.0}
 _SCRIPTS = {"CJK": "Han", "HIRAGANA": "Kana", "KATAKANA": "Kana", "KATAKANA-HIRAGANA": "Kana"}
@@ -62,12 +64,27 @@ class Tokens:
         ordered = sorted(self.lengths)
         return {name: ordered[min(len(ordered) - 1, int(share * len(ordered)))] for name, share in _QUANTILES.items()}
 
+    @property
+    def share(self) -> float:
+        """The part of all tokens that is trained; 0 where there are none."""
+        return self.kept / self.total if self.total else 0.0
+
+    def histogram(self) -> dict[str, Any]:
+        """Count samples by length before it is cut, in at most BINS bins of one width.
+
+        The first holds lengths of 1 to `width` tokens, the next those of width + 1 to 2 · width, and so on.
+        """
+        width = -(-max(self.lengths, default=1) // BINS) or 1
+        counts = Counter((max(1, length) - 1) // width for length in self.lengths)
+        return {"width": width, "samples": [counts[at] for at in range(max(counts, default=-1) + 1)]}
+
     def as_json(self) -> dict[str, Any]:
         """Give the numbers for machines."""
         return {
-            "total": self.total, "trained": self.trained, "trained_kept": self.kept, "max_length": self.max_length,
+            "total": self.total, "trained": self.trained, "trained_kept": self.kept,
+            "trained_share": round(self.share, 4), "max_length": self.max_length,
             "cut_samples": self.cut_samples, "cut_tokens": self.cut_tokens, "unanswered": self.unanswered,
-            "lengths": self.quantiles(),
+            "lengths": self.quantiles(), "histogram": self.histogram(),
         }  # fmt: skip
 
 
@@ -76,9 +93,11 @@ class Statistics:
     """Numbers of a list of samples.
 
     samples: in all. measured: how many of them, evenly spread, the other numbers are of. unique: different ones;
-    unique_answers: different last answers; commonest: the commonest sample's, and how often that sample is there.
-    turns: by role. scripts: samples by the script of most of their letters. marked: by a word that is markup to the
-    model, how many samples contain it and the number of the first, from 1. tokens: None without a tokenizer.
+    unique_answers: different last answers; commonest: the commonest sample's, and how often that sample is there;
+    commonest_answer: that one, and how often. turns: by role; turns_of_a_sample: samples by how many they have, without
+    the system message. scripts: samples by the script of most of their letters; languages: by ISO 639 code, "und" where
+    it cannot be told. marked: by a word that is markup to the model, how many samples contain it and the number of the
+    first, from 1. tokens: None without a tokenizer.
     """
 
     samples: int
@@ -86,8 +105,11 @@ class Statistics:
     unique: int = 0
     unique_answers: int = 0
     commonest: tuple[str, int] = ("", 0)
+    commonest_answer: tuple[str, int] = ("", 0)
     turns: Counter[str] = field(default_factory=Counter)
+    turns_of_a_sample: Counter[int] = field(default_factory=Counter)
     scripts: Counter[str] = field(default_factory=Counter)
+    languages: Counter[str] = field(default_factory=Counter)
     marked: dict[str, tuple[int, int]] = field(default_factory=dict)
     tokens: Tokens | None = None
 
@@ -99,10 +121,14 @@ class Statistics:
     def as_json(self) -> dict[str, Any]:
         """Give the numbers for machines."""
         text, times = self.commonest
+        answer, answered = self.commonest_answer
         return {
             "samples": self.samples, "measured": self.measured, "unique": self.unique,
             "unique_answers": self.unique_answers, "commonest": {"answer": text, "times": times},
-            "turns": dict(sorted(self.turns.items())), "scripts": dict(self.scripts.most_common()),
+            "commonest_answer": {"answer": answer, "times": answered},
+            "turns": dict(sorted(self.turns.items())),
+            "turns_of_a_sample": {str(turns): count for turns, count in sorted(self.turns_of_a_sample.items())},
+            "scripts": dict(self.scripts.most_common()), "languages": dict(self.languages.most_common()),
             "marked": {word: {"samples": count, "first": first} for word, (count, first) in self.marked.items()},
             "tokens": None if self.tokens is None else self.tokens.as_json(),
         }  # fmt: skip
@@ -130,6 +156,10 @@ def measure(samples: Iterable[Sample], count: int, words: Iterable[str], texts: 
     found.unique, found.unique_answers = len(seen), len(set(answers.values()))
     for key, times in seen.most_common(1):
         found.commonest = answers[key], times
+    by_answer: Counter[str] = Counter()
+    for key, times in seen.items():
+        by_answer[answers[key]] += times
+    found.commonest_answer = by_answer.most_common(1)[0] if by_answer else ("", 0)
     return found
 
 
@@ -150,9 +180,12 @@ def packs(rows: Sequence[int], max_length: int, together: int = 1000) -> int:
 
 def _add(found: Statistics, number: int, sample: Sample, markup: re.Pattern[str] | None) -> None:
     found.measured += 1
-    found.turns.update(message["role"] for message in sample["messages"])
+    roles = Counter(message["role"] for message in sample["messages"])
+    found.turns.update(roles)
+    found.turns_of_a_sample[roles.total() - roles["system"]] += 1
     text = "\n".join(message["content"] for message in sample["messages"])
     found.scripts[_script_of(text)] += 1
+    found.languages[language_of(text)] += 1
     for word in sorted(set(markup.findall(text))) if markup else ():
         count, first = found.marked.get(word, (0, number))
         found.marked[word] = count + 1, first

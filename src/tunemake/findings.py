@@ -9,6 +9,7 @@ from typing import Any, Literal
 from tunemake.faults import Fault
 
 Severity = Literal["error", "warning", "note"]
+_SHOWN = 40  # characters of a text that is quoted
 _ORDER: tuple[Severity, ...] = ("error", "warning", "note")
 
 
@@ -40,6 +41,12 @@ def errors(code: str, faults: Iterable[Fault]) -> list[Finding]:
 def unchecked(where: str, why: str, next_step: str | None = None) -> Finding:
     """Give the note that something was not looked at."""
     return Finding("note", "unchecked", Fault(where, f"unchecked: {why}", next_step=next_step))
+
+
+def excerpt(text: str) -> str:
+    """Give the beginning of a text on one line, as a finding quotes it."""
+    line = " ".join(text.split())
+    return line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"
 
 
 def in_order(found: Iterable[Finding]) -> list[Finding]:

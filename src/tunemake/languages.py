@@ -7,7 +7,7 @@ from typing import Any
 
 UNSURE = "und"  # ISO 639-2: undetermined
 LEAST = 0.5  # confidence; single short sentences mostly reach it, numbers, code and two words mostly do not
-_MOST = 1000  # characters looked at
+_MOST = 300  # characters looked at; more takes longer and says the same
 
 
 def language_of(text: str) -> str:

@@ -17,7 +17,7 @@ GRAM = 3  # characters; it serves Chinese, which has no spaces between words, to
 MOST = 100_000  # samples of a kind that are compared for near ones; of more, every so many-th
 MOST_PAIRS = 500_000  # pairs measured in one comparison, evenly spread; it takes about ten seconds
 _CROWD = 20  # pairs that sketches choose among, by those measured
-_EXAMPLES = 3
+_EXAMPLES = 3  # of same ones, and of near ones
 _CHUNK = 500
 # With 20 bands of 6 rows, MinHash misses 1 in 400 pairs of similarity 0.8, and takes up 1 in 60 of 0.3 for nothing.
 _BANDS, _ROWS = 20, 6
@@ -114,7 +114,8 @@ class Unseen:
         keys = dict.fromkeys(key for text in texts if (key := folded(text)))
         exact = [self._exact[key] for key in keys if key in self._exact]
         near = [self._near[key] for key in keys if key in self._near and key not in self._exact]
-        examples = [*exact, *sorted(near, key=lambda pair: -pair.similarity)][:_EXAMPLES]
+        near.sort(key=lambda pair: -pair.similarity)
+        examples = [*exact[:_EXAMPLES], *near[:_EXAMPLES]]
         return Overlap(
             len(keys), left_out, len(exact), len(near), self._others, self._compared, self._unmeasured, examples
         )
@@ -141,7 +142,7 @@ class Unseen:
             return
         likeness = similarity(mine, key)
         if likeness >= NEAR:
-            self._near[mine] = Pair(self._texts[mine], text, round(likeness, 3))
+            self._near[mine] = Pair(self._texts[mine], text, min(0.999, round(likeness, 3)))
             self._index.remove(index)  # so that what is like many others costs no more
 
 

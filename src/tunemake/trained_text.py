@@ -48,6 +48,7 @@ class TrainedTexts:
         self.template, self.max_length = resolved(template, folder), max_length
         self._bos = bos_of(self.template, own.tokens.get("bos_token"), own.tokenizer_class)
         self._eos = own.tokens.get("eos_token")
+        self._own = set(own.tokens.values())
         self._tokenizer = _tokenizer(folder / TOKENIZER)
 
     def lengths(self, samples: Iterable[Sample]) -> Iterator[Lengths]:
@@ -77,9 +78,12 @@ class TrainedTexts:
         return found
 
     def special_tokens(self) -> set[str]:
-        """Give the texts that the tokenizer reads as one special token wherever they stand."""
+        """Give the texts that the tokenizer reads as one special token wherever they stand.
+
+        Those of tokenizer.json, and those that the model's other files name: transformers makes these special, too.
+        """
         added = self._tokenizer.get_added_tokens_decoder().values()
-        return {token.content for token in added if token.special}
+        return {token.content for token in added if token.special} | self._own
 
     def _pieces(self, messages: Sequence[Message]) -> Iterator[Piece]:
         return (piece for piece in pieces_of(self.template, messages, self._bos, self._eos) if piece.text)

@@ -10,7 +10,7 @@ from typing import Any
 from doit.cmd_base import Command
 
 from tunemake.checking import Checked, check_builder
-from tunemake.data_statistics import Statistics
+from tunemake.data_told import data_lines
 from tunemake.faults import InputError, TunemakeError
 from tunemake.findings import Finding, errors, in_order, verdict
 from tunemake.loading import load_builder
@@ -49,7 +49,7 @@ def _variant(checked: Checked) -> dict[str, Any]:
     data, length = checked.data, checked.length
     return {
         "base": checked.base, "datasets": data.datasets, "held_out": data.held_out,
-        "data": None if data.statistics is None else data.statistics.as_json(),
+        "data": None if data.figures is None else data.figures.as_json(),
         "training": None if length is None else length.as_json(),
         "disk": {"writes": checked.writes, "free": checked.free},
     }  # fmt: skip
@@ -71,7 +71,19 @@ def _text(found: Sequence[Checked], findings: Sequence[Finding]) -> Iterator[str
     yield from map(str, findings)
     if findings:
         yield ""
+    yield from _verdicts(found)
     yield verdict(findings)
+
+
+def _verdicts(found: Sequence[Checked]) -> Iterator[str]:
+    """Give what the data of the variants will lead to, once where it is the same."""
+    told: dict[str, list[str]] = {}
+    for checked in found:
+        if checked.data.figures is not None:
+            told.setdefault(checked.data.figures.verdict.text, []).append(checked.variant)
+    for text, variants in told.items():
+        yield text if len(told) == 1 else f"{', '.join(variants)}: {text}"
+        yield ""
 
 
 def _section(checked: Checked) -> Iterator[str]:
@@ -80,8 +92,8 @@ def _section(checked: Checked) -> Iterator[str]:
         yield f"base      {base['source']}: {base['architecture']}, {base['parameters']:,} parameters"
     for name, counts in checked.data.datasets.items():
         yield f"dataset   {name}: " + ("not made" if counts is None else _counts(counts))
-    if checked.data.statistics is not None:
-        yield from _data(checked.data.statistics, checked.data.held_out, whole=checked.data.file is not None)
+    if checked.data.figures is not None:
+        yield from data_lines(checked.data.figures)
     if checked.length is not None:
         length = checked.length
         told = f"{length.steps:,} steps, {length.iterations:,} iterations"
@@ -94,21 +106,6 @@ def _section(checked: Checked) -> Iterator[str]:
 def _counts(counts: dict[str, int]) -> str:
     left = f", {counts['rejected']:,} rows left out" if counts["rejected"] else ""
     return f"{counts['samples']:,} samples, {counts['unique']:,} unique{left}"
-
-
-def _data(found: Statistics, held_out: int, *, whole: bool) -> Iterator[str]:
-    unique = f"{found.unique:,} unique, {found.unique_answers:,} unique answers"
-    kind = f"{found.samples:,} to train on, {held_out:,} held out" if whole else f"{found.samples:,} made so far"
-    looked = "" if found.measured == found.samples else f" of {found.measured:,} of them, evenly spread, as all below"
-    yield f"samples   {kind}; {unique}{looked}"
-    turns = ", ".join(f"{number:,} {role}" for role, number in sorted(found.turns.items()))
-    scripts = ", ".join(f"{script} {number:,}" for script, number in found.scripts.most_common())
-    yield f"turns     {turns}; samples by script: {scripts}"
-    if found.tokens is not None:
-        tokens = found.tokens
-        lengths = ", ".join(f"{name} {number:,}" for name, number in tokens.quantiles().items())
-        yield f"tokens    {tokens.total:,}, {tokens.kept:,} of them trained ({tokens.kept / tokens.total:.0%})"
-        yield f"lengths   {lengths} tokens; cut at {tokens.max_length:,}"
 
 
 class Check(Command):  # type: ignore[misc]
