@@ -14,6 +14,7 @@ from tunemake.training_length import TrainingLength
 
 Grade = Literal["overfits", "doubtful", "sound", "unknown"]
 PASSES = 10  # times that each unlike sample is shown, from which on it is learnt by heart
+MOST_NEAR = 0.5  # share of held-out samples that may be nearly trained on
 LEAST_TRAINED = 0.05  # share of the tokens; below it nearly all of the work goes into reading
 _REPLAY = "the base model's own answers (the generator replay), about as many again"
 
@@ -44,7 +45,7 @@ def data_verdict(
         return Verdict("overfits", " ".join([*one, *_doubts(found, leaked), *unseen]))
     if doubts := [*_learnt_by_heart(found, length), *_doubts(found, leaked)]:
         return Verdict("doubtful", " ".join(["To be looked at first:", *doubts, *unseen]))
-    return Verdict("sound", " ".join([_sound(found, length), *unseen]))
+    return Verdict("sound", " ".join([_sound(found, leaked, length), *unseen]))
 
 
 def _one_answer(found: Statistics, length: TrainingLength | None) -> Iterator[str]:
@@ -81,26 +82,30 @@ def _doubts(found: Statistics, leaked: Leakage | None) -> Iterator[str]:
     if tokens is not None and tokens.cut_samples:
         yield f"{tokens.cut_samples / found.measured:.1%} of the samples are cut at {tokens.max_length:,} tokens: their"
         yield f"answers end in the middle; data.max_length = {tokens.quantiles()['longest']} keeps all."
-    if tokens is not None and 0 < tokens.share < LEAST_TRAINED:
-        yield f"Only {tokens.share:.1%} of the tokens are answers, which alone are learnt; shorten what precedes them."
+    if tokens is not None and tokens.trained < LEAST_TRAINED * tokens.total:
+        yield f"Only {tokens.trained / tokens.total:.1%} of the tokens are answers, which alone are learnt;"
+        yield "shorten what precedes them."
     if found.marked:
         words = ", ".join(list(found.marked)[:3])
         yield f"Texts hold markup ({words}), which the model reads as the end or beginning of a turn; take it out."
     if leaked is None:
         return
-    if held := leaked.held_out.exact + leaked.held_out.near:
-        yield f"{held:,} of {leaked.held_out.texts:,} held-out samples are trained on, the same or nearly:"
+    held = leaked.held_out
+    if held.exact or held.near > MOST_NEAR * held.texts:
+        yield f"{held.exact + held.near:,} of {held.texts:,} held-out samples are trained on, the same or nearly:"
         yield "the held-out loss will look better than the model is."
     if names := [name for name, overlap in leaked.prompts.items() if overlap.exact or overlap.near]:
         yield f"Prompts of {', '.join(names)} are trained on, the same or nearly: ask something else,"
         yield "or their scores tell what was learnt by heart."
 
 
-def _sound(found: Statistics, length: TrainingLength | None) -> str:
+def _sound(found: Statistics, leaked: Leakage | None, length: TrainingLength | None) -> str:
     many = f"{found.unique:,} unlike samples with {found.unique_answers:,} unlike answers"
     looked = "" if found.measured == found.samples else f" among the {found.measured:,} looked at"
     shown = "" if length is None else f", {length.epochs:g} passes over them"
-    return f"Sound, as far as counts can tell: {many}{looked}{shown}; nothing cut, leaked or read as markup."
+    near = leaked.held_out.near if leaked is not None else 0
+    new = f", and what is held out or asked is new but for {near:,} held-out samples" if near else ", nothing leaked"
+    return f"Sound, as far as counts can tell: {many}{looked}{shown}; nothing is cut or read as markup{new}."
 
 
 def _passes(found: Statistics, length: TrainingLength) -> float:

@@ -14,7 +14,7 @@ def leakage_findings(found: Leakage) -> Iterator[Finding]:
     yield from _held_out(found.held_out)
     for name, overlap in found.prompts.items():
         if overlap.near:
-            what = f"nearly trained on: {_near(overlap)} prompts"
+            what = f"nearly trained on: {_near(overlap, 'prompts')}"
             step = f"{_pair(overlap, same=False)}; ask in other words, or the score tells what was learnt by heart"
             yield Finding("warning", "prompts_near", Fault(f"evaluate.probe {name}", what, next_step=step))
     for name, overlap in found.prompts_held_out.items():
@@ -30,7 +30,7 @@ def _held_out(found: Overlap) -> Iterator[Finding]:
         step = f"{_pair(found, same=True)}; the held-out loss tells what was learnt by heart; leave doubles out"
         yield Finding("warning", "held_out_trained", Fault("data.held_out", what, next_step=step))
     if found.near:
-        what = f"nearly trained on: {_near(found)} held-out samples"
+        what = f"nearly trained on: {_near(found, 'held-out samples')}"
         step = f"{_pair(found, same=False)}; the held-out loss tells little of what is new"
         severity: Severity = "warning" if found.near * 2 > found.texts else "note"
         yield Finding(severity, "held_out_near", Fault("data.held_out", what, next_step=step))
@@ -40,12 +40,12 @@ def _held_out(found: Overlap) -> Iterator[Finding]:
         )
 
 
-def _near(found: Overlap) -> str:
+def _near(found: Overlap, what: str) -> str:
     """Tell how many are near; with what was not looked at for them."""
     least = "at least " if found.unmeasured or found.compared < found.others else ""
     looked = "" if found.compared == found.others else f", looked for in {found.compared:,} of {found.others:,} samples"
     crowd = f", {found.unmeasured:,} likely pairs unmeasured" if found.unmeasured else ""
-    return f"{least}{found.near:,} of {found.texts:,} (similarity {NEAR} and more{looked}{crowd})"
+    return f"{least}{found.near:,} of {found.texts:,} {what} (similarity {NEAR} and more{looked}{crowd})"
 
 
 def _pair(found: Overlap, *, same: bool) -> str:
