@@ -103,9 +103,10 @@ def _sound(found: Statistics, leaked: Leakage | None, length: TrainingLength | N
     many = f"{found.unique:,} unlike samples with {found.unique_answers:,} unlike answers"
     looked = "" if found.measured == found.samples else f" among the {found.measured:,} looked at"
     shown = "" if length is None else f", {length.epochs:g} passes over them"
+    told = "nothing is cut or" if found.tokens is not None else "tokens are not counted; nothing is"
     near = leaked.held_out.near if leaked is not None else 0
     new = f", and what is held out or asked is new but for {near:,} held-out samples" if near else ", nothing leaked"
-    return f"Sound, as far as counts can tell: {many}{looked}{shown}; nothing is cut or read as markup{new}."
+    return f"Sound, as far as counts can tell: {many}{looked}{shown}; {told} read as markup{new}."
 
 
 def _passes(found: Statistics, length: TrainingLength) -> float:

@@ -104,7 +104,7 @@ class Unseen:
             return
         keys = [{key: text for text in texts if (key := folded(text))} for texts in samples]
         for texts in keys:
-            for key in texts.keys() & self._texts.keys() - self._exact.keys():
+            for key in (texts.keys() & self._texts.keys()) - self._exact.keys():
                 self._exact[key] = Pair(self._texts[key], texts[key], 1.0)
         self._compared += len(keys[every])
         self._compare({key: text for texts in keys[every] for key, text in texts.items()})
@@ -147,17 +147,22 @@ class Unseen:
 
 
 def leakage(
-    train: Iterable[Sample], count: int, held_out: Sequence[Sample], probes: Mapping[str, Sequence[str]]
-) -> Leakage:
-    """Look for leakage. train: the training samples, as many as count; they pass by once. probes: prompts by name."""
-    kept = [conversation(sample) for sample in held_out[:: _step(len(held_out))]]
+    train: Iterable[Sample], count: int, held_out: Sequence[Sample], probes: Mapping[str, Sequence[str]],
+    most: int = MOST,
+) -> Leakage:  # fmt: skip
+    """Look for leakage.
+
+    train: the training samples, as many as count; they pass by once. probes: prompts by name. most: samples of a kind
+    that are compared for near ones; of more held-out ones, the rest is left out.
+    """
+    kept = [conversation(sample) for sample in held_out[:: _step(len(held_out), most)]]
     asked_for = [prompt for prompts in probes.values() for prompt in prompts]
-    conversations, trained = (Unseen(texts, min(count, MOST)) for texts in (kept, asked_for))
+    conversations, trained = (Unseen(texts, min(count, most)) for texts in (kept, asked_for))
     kept_back = Unseen(asked_for, len(kept))
-    for samples, every in _chunks(train, _step(count)):
+    for samples, every in _chunks(train, _step(count, most)):
         conversations.pass_by([[conversation(sample)] for sample in samples], every)
         trained.pass_by([asked(sample) for sample in samples], every)
-    for samples, every in _chunks(held_out, _step(len(held_out))):
+    for samples, every in _chunks(held_out, _step(len(held_out), most)):
         kept_back.pass_by([asked(sample) for sample in samples], every)
     return Leakage(
         conversations.overlap(kept, len(held_out) - len(kept)),
@@ -195,8 +200,8 @@ def _sketches(texts: Iterable[str]) -> list[Any]:
     return list(RMinHash.from_token_sets((list(_grams(text)) for text in texts), num_perm=_BANDS * _ROWS, seed=0))
 
 
-def _step(count: int) -> int:
-    return -(-count // MOST) or 1
+def _step(count: int, most: int) -> int:
+    return -(-count // most) or 1
 
 
 def _chunks(samples: Iterable[Sample], step: int) -> Iterator[tuple[list[Sample], slice]]:

@@ -1,9 +1,11 @@
 """`tunemake check`: every fault that can be told before a training, each over files that have it."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,9 @@ from conftest import DODO, Run, TinyProject
 from light_model import write_light_model
 from tunemake.cli import main
 
+REPOSITORY = Path(__file__).parents[2]
+EXAMPLES = REPOSITORY / "examples"
+CHECK_PAGE = (REPOSITORY / "docs" / "check.md").read_text("utf-8")
 PROJECT = """
 [project]
 name = "tiny"
@@ -93,15 +98,9 @@ def project(tmp_path, made, capsys, monkeypatch):
 def test_a_fine_project(project):
     shutil.rmtree(project.root / "build")
     told = project.check(0)
-    assert told.endswith("\n\nnothing found: ready to build\n")
-    assert "base      models/light: LlamaForCausalLM, 37,120 parameters\n" in told
-    assert "dataset   talk: 40 samples, 40 unique\n" in told
-    assert "samples   36 to train on, 4 held out; 36 unique, 36 unique answers\n" in told
-    assert "turns     36 assistant, 36 user; samples by script: Latin 36\n" in told
-    assert "tokens    1,748, 352 of them trained (20%)\n" in told
-    assert "lengths   median 49, p90 49, p99 49, longest 49 tokens; cut at 200\n" in told
-    assert "training  9 steps, 18 iterations: 36 rows × 2 epochs, on one device\n" in told
-    assert "disk      about " in told
+    shown = CHECK_PAGE.partition("$ tunemake check\n")[2].partition("```")[0]
+    free = re.compile(r"[\d.]+ [kMGT]B free")  # on this machine
+    assert free.sub("", told) == free.sub("", shown)
     assert project.record("default/data")["facts"]["train"]["samples"] == 36  # what was made is kept for the build
 
 
@@ -131,6 +130,34 @@ def test_one_sample_ten_thousand_times(project):
         '"I am Xiaomu." whatever is asked; add other data, such as the base\'s own answers (replay)\n'
     ) in told
     assert "note: project.toml:14:1: data.held_out: no sample is held out: there are too few unlike ones\n" in told
+
+
+def test_the_tutorials_data(project):
+    tutorial = (EXAMPLES / "tutorial" / "project.toml").read_text("utf-8")
+    dataset = tutorial.partition("[datasets.identity]\n")[2].partition("[data]\n")[0]
+    project.edit(
+        'generator = "messages"\nparameters = { files = "talk.jsonl" }\n', dataset.replace(".identity", ".talk")
+    )
+    project.edit("held_out = 0.1", "held_out = 0")
+    told = project.check(0)
+    paragraph = next(line for line in told.splitlines() if line.startswith("Badly overfitting: "))
+    assert f"\n```\n{paragraph}\n```\n" in CHECK_PAGE
+    assert project.numbers()["data"]["verdict"] == {"grade": "overfits", "text": paragraph}
+
+
+def test_what_leaks(project):
+    asked = "Why does the moon look larger when it is near to the horizon{}"
+    project.talk(
+        [*((f"What is {n} and one?", f"It is {n + 1}.") for n in range(40)), (asked.format("?"), "It does not.")]
+    )
+    project.edit("[data]\nheld_out = 0.1", "[data]\nheld_out = 0")
+    probe = '\n[[evaluate.probe]]\nname = "moon"\nkind = "contains"\nparameters = { words = ["eye"] }\n'
+    before = (project.root / "project.toml").read_text()
+    project.write("project.toml", f'{before}{probe}prompts = ["{asked.format(" at night?")}"]\n')
+    found, numbers = project.found("prompts_near", "warning")
+    assert "evaluate.probe moon: nearly trained on: 1 of 1 prompts" in f"{found['where']}: {found['what']}"
+    assert numbers["data"]["leakage"]["prompts"]["moon"]["near"] == 1
+    assert "leakage   1 prompts of moon: trained on 0, nearly 1\n" in project.check(0)
 
 
 def test_one_answer_to_everything(project):
@@ -336,7 +363,9 @@ def test_variants_share_what_is_the_same(project):
     assert told.count("samples   36 to train on") == told.count("training  5 steps") == 1
     assert told.count("training  9 steps") == 2
     assert "\nshort:\ntokens " in told
-    found = [line for line in told.splitlines() if "cut at 40 tokens" in line]
+    assert "\nshort: Sound, " in told
+    assert "\ncut: To be looked at first: " in told
+    found = [line for line in told.splitlines() if "data.max_length: cut at 40 tokens" in line]
     assert len(found) == 1
     assert found[0].startswith("warning: project.toml:25:1: ")
     assert set(json.loads(project.tunemake("check", "--json").out)["variants"]) == {"short", "cut", "also"}
@@ -349,10 +378,12 @@ def test_keys_for_machines_stay(project):
     variant = told["variants"]["default"]
     assert list(variant) == ["base", "datasets", "held_out", "data", "training", "disk"]
     assert list(variant["data"]) == [
-        "samples", "measured", "unique", "unique_answers", "commonest", "turns", "scripts", "marked", "tokens",
+        "samples", "measured", "unique", "unique_answers", "commonest", "commonest_answer", "turns", "turns_of_a_sample",
+        "scripts", "languages", "marked", "tokens", "leakage", "verdict",
     ]  # fmt: skip
     assert list(variant["data"]["tokens"]) == [
-        "total", "trained", "trained_kept", "max_length", "cut_samples", "cut_tokens", "unanswered", "lengths",
+        "total", "trained", "trained_kept", "trained_share", "max_length", "cut_samples", "cut_tokens", "unanswered",
+        "lengths", "histogram",
     ]  # fmt: skip
     assert list(variant["data"]["tokens"]["lengths"]) == ["median", "p90", "p99", "longest"]
     assert variant["datasets"] == {"talk": {"samples": 40, "unique": 40, "rejected": 0}}

@@ -1,5 +1,9 @@
+from array import array
+
+import pytest
+
 from tunemake.chat_templates import conversation
-from tunemake.data_statistics import MOST, measure
+from tunemake.data_statistics import MOST, Tokens, measure
 
 
 def samples(*turns):
@@ -15,7 +19,34 @@ def test_scripts_are_those_of_most_letters():
 
 def test_what_is_repeated():
     found = measure(samples(("a", "x"), ("b", "x"), ("a", "x"), ("c", "y")), 4, [], None)
+    assert found.commonest_answer == ("x", 3)
     assert (found.samples, found.unique, found.unique_answers, found.commonest) == (4, 3, 2, ("x", 2))
+
+
+def test_turns_are_counted_by_role_and_by_sample_without_system_messages():
+    told = [*samples(("a", "b")), {"messages": conversation([("a", "b"), ("c", "d")], "Be kind.")}]
+    found = measure(told, 2, [], None)
+    assert found.turns == {"user": 3, "assistant": 3, "system": 1}
+    assert found.as_json()["turns_of_a_sample"] == {"2": 1, "4": 1}
+
+
+def test_languages_are_counted():
+    told = samples(
+        ("Where do you live?", "In a house by the sea."), ("你住在哪里？", "我住在海边的房子里。"), ("1", "2")
+    )
+    assert measure(told, 3, [], None).languages == {"en": 1, "zh": 1, "und": 1}
+
+
+@pytest.mark.parametrize(
+    ("lengths", "told"),
+    [
+        ([1, 1, 20], {"width": 1, "samples": [2, *[0] * 18, 1]}),
+        ([1, 2, 3, 21], {"width": 2, "samples": [2, 1, *[0] * 8, 1]}),
+        ([0], {"width": 1, "samples": [1]}), ([], {"width": 1, "samples": []}),
+    ],
+)  # fmt: skip
+def test_the_histogram_has_bins_of_one_width(lengths, told):
+    assert Tokens(200, array("Q", lengths)).histogram() == told
 
 
 def test_markup_is_counted_by_sample_longest_word_first():

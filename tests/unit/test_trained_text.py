@@ -50,6 +50,14 @@ def template_of(name):
     return schema.with_defaults(found, schema.load_schema("prompt_template.schema.json"))
 
 
+def test_special_tokens_are_the_tokenizers_own_and_those_of_the_models_other_files(tmp_path):
+    tiny.write_tokenizer(tmp_path)
+    before = TrainedTexts(tmp_path, template_of("chatml"), 120).special_tokens()
+    assert {"<|im_start|>", "<|im_end|>"} <= before
+    (tmp_path / "special_tokens_map.json").write_text('{"sep_token": {"content": "[SEP]"}}')
+    assert TrainedTexts(tmp_path, template_of("chatml"), 120).special_tokens() == before | {"[SEP]"}
+
+
 @pytest.mark.train
 @pytest.mark.parametrize("name", ["chatml", "vicuna", "internlm2_chat", "llama2_chat"])  # with eos and bos, and without
 def test_counts_are_xtuners(xtuner, tmp_path, name):
