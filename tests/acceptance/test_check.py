@@ -378,8 +378,8 @@ def test_keys_for_machines_stay(project):
     variant = told["variants"]["default"]
     assert list(variant) == ["base", "datasets", "held_out", "data", "training", "disk"]
     assert list(variant["data"]) == [
-        "samples", "measured", "unique", "unique_answers", "commonest", "commonest_answer", "turns", "turns_of_a_sample",
-        "scripts", "languages", "marked", "tokens", "leakage", "verdict",
+        "samples", "measured", "unique", "unique_answers", "commonest", "commonest_answer", "turns",
+        "turns_of_a_sample", "scripts", "languages", "marked", "tokens", "leakage", "verdict",
     ]  # fmt: skip
     assert list(variant["data"]["tokens"]) == [
         "total", "trained", "trained_kept", "trained_share", "max_length", "cut_samples", "cut_tokens", "unanswered",

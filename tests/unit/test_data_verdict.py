@@ -32,10 +32,11 @@ def told(turns, held=(("Why?", "So."),), words=(), training=TRAINING, **probes):
 
 def test_sound_data():
     verdict = told(TALK, p=["How are you?"]).verdict
-    assert (verdict.grade, verdict.text) == (
-        "sound", "Sound, as far as counts can tell: 40 unlike samples with 40 unlike answers, 2 passes over them; "
-        "tokens are not counted; nothing is read as markup, nothing leaked.",
-    )  # fmt: skip
+    assert verdict.grade == "sound"
+    assert verdict.text == (
+        "Sound, as far as counts can tell: 40 unlike samples with 40 unlike answers, 2 passes over them; "
+        "tokens are not counted; nothing is read as markup, nothing leaked."
+    )
 
 
 def test_the_tutorials_data_is_told_to_overfit():

@@ -99,7 +99,7 @@ def test_the_likeliest_pair_is_the_one_that_is_measured():
     crowd = [text[:-9], text[4:], text + " by oneself", text + "?!", text + " now"]
     unseen = Unseen([one + "e" for one in crowd], others=MOST_PAIRS)
     unseen.pass_by([[text]], slice(None))
-    best = max((similarity(folded(one + "e"), folded(text)) for one in crowd))
+    best = max(similarity(folded(one + "e"), folded(text)) for one in crowd)
     assert unseen.overlap([one + "e" for one in crowd]).examples[0].similarity == pytest.approx(best, abs=0.001)
 
 
