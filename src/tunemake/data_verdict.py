@@ -8,6 +8,7 @@ from typing import Literal
 
 from tunemake.data_findings import few_answers
 from tunemake.data_statistics import Statistics
+from tunemake.faults import one_line
 from tunemake.findings import excerpt
 from tunemake.leakage import Leakage
 from tunemake.training_length import TrainingLength
@@ -29,6 +30,10 @@ class Verdict:
 
     grade: Grade
     text: str
+
+    def __str__(self) -> str:
+        """Give the text as a terminal may show it: samples are quoted in it."""
+        return one_line(self.text)
 
 
 def data_verdict(
@@ -80,7 +85,8 @@ def _doubts(found: Statistics, leaked: Leakage | None) -> Iterator[str]:
     """Tell what is lost, misread, or makes scores better than they are."""
     tokens = found.tokens
     if tokens is not None and tokens.cut_samples:
-        yield f"{tokens.cut_samples / found.measured:.1%} of the samples are cut at {tokens.max_length:,} tokens: their"
+        part = "All" if tokens.cut_samples == found.measured else f"{tokens.cut_samples / found.measured:.1%} of the"
+        yield f"{part} samples are cut at {tokens.max_length:,} tokens: their"
         yield f"answers end in the middle; data.max_length = {tokens.quantiles()['longest']} keeps all."
     if tokens is not None and tokens.trained < LEAST_TRAINED * tokens.total:
         yield f"Only {tokens.trained / tokens.total:.1%} of the tokens are answers, which alone are learnt;"

@@ -46,8 +46,12 @@ class Fault:
             text += f", got {self.got}" if self.expected is not None else f"; got {self.got}"
         if self.next_step is not None:
             text += f"; {self.next_step}"
-        # One line, whatever a key, a file's name or a stranger's exception holds; nothing that steers a terminal.
-        return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+        return one_line(text)
+
+
+def one_line(text: str) -> str:
+    """Give a text on one line, whatever a key, a sample or a stranger's exception holds; nothing steers a terminal."""
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 class TunemakeError(Exception):

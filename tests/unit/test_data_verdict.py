@@ -88,6 +88,12 @@ def test_one_answer_to_many_questions():
     )
 
 
+def test_nothing_in_a_sample_steers_the_terminal():
+    verdict = told([(f"{number}?", "\x1b[2JNo.") for number in range(9)]).verdict
+    assert "\\x1b[2JNo." in str(verdict)
+    assert "\x1b" not in str(verdict)
+
+
 def test_few_near_held_out_samples_are_told_and_no_doubt():
     text = "how long does a broken wrist take to heal"
     verdict = told([*TALK, (f"{text}?", "Long.")], held=[(f"{text} now?", "Long."), ("Why?", "So.")]).verdict

@@ -80,7 +80,7 @@ def _verdicts(found: Sequence[Checked]) -> Iterator[str]:
     told: dict[str, list[str]] = {}
     for checked in found:
         if checked.data.figures is not None:
-            told.setdefault(checked.data.figures.verdict.text, []).append(checked.variant)
+            told.setdefault(str(checked.data.figures.verdict), []).append(checked.variant)
     for text, variants in told.items():
         yield text if len(told) == 1 else f"{', '.join(variants)}: {text}"
         yield ""
