@@ -12,7 +12,7 @@ from tunemake.variants import DEFAULT
 
 # Raise a stage's version when it makes other content of the same inputs: every project then makes it anew.
 VERSIONS = {
-    "base": 1, "dataset": 2, "data": 2, "config": 2, "train": 1, "baseline": 1, "select": 1, "adapter": 1, "merge": 3,
+    "base": 2, "dataset": 2, "data": 2, "config": 2, "train": 1, "baseline": 1, "select": 1, "adapter": 1, "merge": 3,
     "evaluate": 2, "gate": 1,
 }  # fmt: skip
 
