@@ -88,13 +88,14 @@ def select(project: Project, template: Mapping[str, Any]) -> Stage:
 
 
 def evaluate(project: Project, template: Mapping[str, Any]) -> Stage:
-    """Give the stage that scores the merged model."""
+    """Give the stage that scores the merged model, and holds it against base and adapter."""
+    adapter = {} if project.train["method"] == "full" else {"adapter": Need("adapter", ("adapter_*",))}
     return Stage(
         name="evaluate", kind="evaluate", doc="the merged model's answers and scores",
         link=link(project, "evaluation"), outputs=("scores.json", "answers.json"),
         needs={
             "base": MODEL, "data": _samples(project), "baseline": Need("baseline", ("answers.json", "scores.json")),
-            "merged": Need("merge", without=(models.MODEL_RECORD,)),
+            "merged": Need("merge", without=(models.MODEL_RECORD,)), **adapter,
         },
         **_scoring(project, template),
     )  # fmt: skip

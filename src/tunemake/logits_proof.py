@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from tunemake.faults import Fault
@@ -49,14 +50,33 @@ def logits_faults(
     """
     if not rows or not all(rows):
         return [Fault("merge", "no prompts to compare logits with", "at least one, of one token or more")], {}
-    was_training = [(model, model.training) for model in (adapted, merged)]
-    try:
-        for model, _ in was_training:
-            model.eval()
-        told = [_row(adapted, merged, list(row)) for row in rows]
-    finally:
-        for model, training in was_training:
-            model.train(training)
+    return held_against(both_logits(adapted, rows), merged, rows, stored=stored)
+
+
+def both_logits(adapted: Any, rows: Sequence[Sequence[int]]) -> list[tuple[Any, Any]]:
+    """Give for each row the logits with the adapter and without it, in float32 on the CPU.
+
+    With them the model can go before the merged one is loaded. adapted, rows: as logits_faults takes them.
+    """
+    import torch
+
+    found = []
+    with _evaluating(adapted), torch.inference_mode():
+        for row in rows:
+            here = _logits(adapted, row)
+            with adapted.disable_adapter():
+                found.append((here, _logits(adapted, row)))
+    return found
+
+
+def held_against(
+    both: Sequence[tuple[Any, Any]], merged: Any, rows: Sequence[Sequence[int]], *, stored: str
+) -> tuple[list[Fault], dict[str, Any]]:
+    """Compare what both_logits gave with the merged model's logits, as logits_faults does."""
+    import torch
+
+    with _evaluating(merged), torch.inference_mode():
+        told = [_row(*pair, _logits(merged, row)) for pair, row in zip(both, rows, strict=True)]
     computed = str(merged.dtype).removeprefix("torch.")
     deviations = [row["deviation"] for row in told]
     positions = sum(row["positions"] for row in told)
@@ -70,6 +90,16 @@ def logits_faults(
     return _faults(facts), facts
 
 
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
 def _faults(facts: Mapping[str, Any]) -> list[Fault]:
     agreement = f"the likeliest token agrees at {facts['argmax_agreement']:.1%} of {facts['positions']} positions"
     got = f"{facts['deviation']:.2e} of their spread ({agreement})"
@@ -80,27 +110,22 @@ def _faults(facts: Mapping[str, Any]) -> list[Fault]:
     return []
 
 
-def _row(adapted: Any, merged: Any, row: list[int]) -> dict[str, Any]:
-    import torch
-
-    with torch.inference_mode():
-        here, there = _logits(adapted, row), _logits(merged, row)
-        with adapted.disable_adapter():
-            plain = _logits(adapted, row)
+def _row(here: Any, plain: Any, there: Any) -> dict[str, Any]:
+    """Compare a row's logits: of base and adapter, of the base alone, and of the merged model."""
+    here, plain, there = here.double(), plain.double(), there.double()  # float32 would lose what is compared
     spread = float((here - here.mean(dim=-1, keepdim=True)).square().mean().sqrt())
 
     def apart(other: Any) -> float:
         return float((other - here).square().mean().sqrt()) / spread if spread else math.nan
 
     same = int((here.argmax(dim=-1) == there.argmax(dim=-1)).sum())
-    return {"deviation": apart(there), "effect": apart(plain), "same": same, "positions": len(row)}
+    return {"deviation": apart(there), "effect": apart(plain), "same": same, "positions": len(here)}
 
 
-def _logits(model: Any, row: list[int]) -> Any:
-    """Give the logits in float64: float32 would lose what is compared."""
+def _logits(model: Any, row: Sequence[int]) -> Any:
     import torch
 
-    return model(input_ids=torch.tensor([row], device=model.device)).logits[0].double().cpu()
+    return model(input_ids=torch.tensor([list(row)], device=model.device)).logits[0].float().cpu()
 
 
 def _sizes(config: Any) -> tuple[int, int]:

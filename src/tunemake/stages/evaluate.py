@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from tunemake.contracts import Answer, Score
 from tunemake.examination import Asked, Base, Examination, needs
+from tunemake.faults import StageError
+from tunemake.generation import Answers
+from tunemake.logits_proof import both_logits, held_against
+from tunemake.model_folder import read_config
+from tunemake.samples import read_samples
 from tunemake.stages import Job
-from tunemake.stages.data import HELD_OUT
+from tunemake.stages.data import HELD_OUT, TRAIN, samples_file
 from tunemake.stages.probes import (
     ANSWERS,
     SCORES,
@@ -23,30 +29,56 @@ from tunemake.stages.probes import (
     write,
 )
 
+_PROVED, _LONGEST_ROW = 4, 128  # samples, and tokens of each, at which logits are compared
+
 
 def run(job: Job) -> dict[str, Any]:
     """Write work/scores.json and work/answers.json.
 
-    parameters: as stages.probes asks for. inputs: base, baseline, merged, data.
+    parameters: as stages.probes asks for. inputs: base, baseline, merged, data and, unless all weights were trained,
+    adapter. Raises StageError where the merged model does not answer as base and adapter do.
     """
     asked = asked_of(job)
-    base = with_likely(job, asked, read_base(job.inputs["baseline"]))
+    base, both = _of_base(job, asked, read_base(job.inputs["baseline"]))
     model = load(job, job.inputs["merged"])
+    proof: dict[str, Any] = {}
+    if both:
+        config = read_config(job.inputs["merged"])
+        stored = config.get("dtype") or config.get("torch_dtype") or "float32"
+        faults, proof = held_against(both, model.model, _rows(job, model), stored=stored)
+        if faults:
+            raise StageError(faults)
     found = examination(job, model, asked, base)
     scores = found.scores(lambda done, total, text: job.progress(done, total, f"{text} of the merged model"))
     before = json.loads((job.inputs["baseline"] / SCORES).read_text("utf-8"))["probes"]
     write(job.work / ANSWERS, _answers(asked, base, found, scores, before))
     told = [_row(one, scores[one.name], before[one.name]["score"]) for one in asked]
     write(job.work / SCORES, {**described(model), **_conditions(job), "probes": told})
-    return {"scores": {name: number(score) for name, score in scores.items()}}
+    return {"scores": {name: number(score) for name, score in scores.items()}, "proof": proof}
 
 
-def with_likely(job: Job, asked: Sequence[Asked], base: Base) -> Base:
-    """Add the base model's probabilities where a probe compares with them; the base is loaded for that, and let go."""
-    if "divergence" not in needs(asked):
-        return base
-    found = examination(job, load(job, job.inputs["base"] / "model"), asked)
-    return Base(base.answers, base.ids, found.likely(base.ids))
+def _of_base(job: Job, asked: Sequence[Asked], base: Base) -> tuple[Base, list[tuple[Any, Any]]]:
+    """Ask the base model what must be compared with: probabilities for probes, logits with the adapter and without.
+
+    It is loaded only where something asks for it, and let go.
+    """
+    if "divergence" not in needs(asked) and "adapter" not in job.inputs:
+        return base, []
+    model = load(job, job.inputs["base"] / "model")
+    likely = examination(job, model, asked).likely(base.ids)
+    both: list[tuple[Any, Any]] = []
+    if "adapter" in job.inputs:
+        from peft import PeftModel
+
+        rows = _rows(job, model)
+        both = both_logits(PeftModel.from_pretrained(model.model, job.inputs["adapter"]), rows)
+    return Base(base.answers, base.ids, likely), both
+
+
+def _rows(job: Job, model: Answers) -> list[list[int]]:
+    """Give the token ids of a few samples of the training data, to compare logits at."""
+    samples = islice(read_samples(samples_file(job.inputs["data"], TRAIN)), _PROVED)
+    return [model.ids_of(sample["messages"])[:_LONGEST_ROW] for sample in samples]
 
 
 def _conditions(job: Job) -> dict[str, Any]:
