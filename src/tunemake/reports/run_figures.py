@@ -1,0 +1,124 @@
+"""What the artifacts of one variant tell, read for its report: training, checkpoints, probes, answers, data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tunemake import gate
+from tunemake.artifacts import read_record
+from tunemake.chat_templates import resolved
+from tunemake.contracts import Message
+from tunemake.data_statistics import Statistics, Tokens, measure
+from tunemake.faults import ModelError
+from tunemake.prompts import text_of
+from tunemake.samples import read_samples
+from tunemake.trained_text import TOKENIZER, TrainedTexts
+
+MOST_ANSWERS = 100  # shown of a probe
+_EXAMPLE: Sequence[Message] = ({"role": "user", "content": "Who are you?"},)
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """Read a file of JSON lines; [] where there is none. A last line that is cut short is left out."""
+    if not path.exists():
+        return []
+    whole, _, _ = path.read_text("utf-8").rpartition("\n")
+    return [json.loads(line) for line in whole.splitlines() if line]
+
+
+def training(folder: Path) -> dict[str, Any]:
+    """Give a training's rows and sums.
+
+    rows: of metrics.jsonl, each with tokens_per_second. seconds: of the iterations alone; padding: share of the
+    tokens. answers: by prompt, in order of iteration.
+    """
+    rows = rows_of(folder / "metrics.jsonl")
+    rows = [{**row, "tokens_per_second": row["tokens"] / max(row["seconds"], 1e-9)} for row in rows]
+    tokens, padded = (sum(row[key] for row in rows) for key in ("tokens", "padded_tokens"))
+    seconds = sum(row["seconds"] for row in rows)
+    answers: dict[str, list[dict[str, Any]]] = {}
+    for row in rows_of(folder / "answers.jsonl"):
+        answers.setdefault(row["prompt"], []).append(row)
+    record = read_record(folder) or {}
+    return {
+        "rows": rows, "iterations": rows[-1]["iterations"] if rows else 0, "last": rows[-1]["iteration"] if rows else 0,
+        "loss": rows[-1]["loss"] if rows else None, "tokens": tokens, "seconds": seconds,
+        "padding": 1 - tokens / padded if padded else 0.0, "speed": tokens / seconds if seconds else None,
+        "peak_bytes": max((row["peak_bytes"] for row in rows), default=None), "answers": answers,
+        "environment": record.get("environment", {}), "ended_early": record.get("facts", {}).get("ended_early", False),
+        "resumed_from": record.get("facts", {}).get("resumed_from"),
+    }  # fmt: skip
+
+
+def checkpoints(folder: Path | None) -> dict[str, Any] | None:
+    """Give what select tells of each checkpoint, and which it chose; None where nothing was chosen."""
+    if folder is None:
+        return None
+    told: dict[str, Any] = json.loads((folder / "scores.json").read_text("utf-8"))
+    chosen = next(row["iteration"] for row in told["checkpoints"] if row["checkpoint"] == told["chosen"])
+    names = dict.fromkeys(name for row in told["checkpoints"] for name in row["scores"])
+    return {**told, "iteration": chosen, "probes": list(names)}
+
+
+def evaluation(folder: Path | None, bounds: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Give the merged model's scores, the gate's verdict of each probe, and the answers; None where none were asked.
+
+    passed: the gate's. Each probe has its verdict's values, kind, unit, and shown answers, those beyond its bound first.
+    """
+    if folder is None:
+        return None
+    scores, answers = (json.loads((folder / name).read_text("utf-8")) for name in ("scores.json", "answers.json"))
+    found = gate.verdicts(gate.bounds_of(bounds), scores, answers)
+    told = gate.as_json(found)
+    kinds = {probe["name"]: probe for probe in scores["probes"]}
+    probes = []
+    for bound, probe in zip(gate.bounds_of(bounds), told["probes"], strict=True):
+        own = [_judged(row, bound) for row in answers if row["probe"] == bound.name]
+        own.sort(key=lambda row: not row["beyond"])
+        probes.append({
+            **probe, "expected": bound.told(), "kind": kinds[bound.name]["kind"], "unit": kinds[bound.name]["unit"],
+            "answers": own[:MOST_ANSWERS], "left_out": max(0, len(own) - MOST_ANSWERS),
+        })  # fmt: skip
+    conditions = {name: scores[name] for name in ("device", "dtype", "max_new_tokens") if name in scores}
+    return {"passed": told["passed"], "probes": probes, "lines": gate.lines_of(told), **conditions}
+
+
+def _judged(row: Mapping[str, Any], bound: gate.Bound) -> dict[str, Any]:
+    value = row["merged_value"]
+    return {**row, "beyond": value is not None and bool(bound.told()) and not bound.holds(value)}
+
+
+def data(folder: Path, base: Path, template: Mapping[str, Any], max_length: int) -> dict[str, Any]:
+    """Give figures of training and held-out samples, as data_statistics tells them, and the lengths measured.
+
+    Tokens are counted where the base model has a tokenizer that can be read without torch.
+    """
+    facts = (read_record(folder) or {}).get("facts", {})
+    parts = {}
+    for part in ("train", "held_out"):
+        files = [path for path in (folder / f"{part}.json", folder / f"{part}.jsonl") if path.exists()]
+        count = facts.get(part, {}).get("samples") or sum(1 for file in files for _ in read_samples(file))
+        if files and count:
+            texts = _texts(base / "model", template, max_length)
+            parts[part] = _figures(measure(read_samples(files[0]), count, (), texts))
+    return parts
+
+
+def _texts(model: Path, template: Mapping[str, Any], max_length: int) -> TrainedTexts | None:
+    try:
+        return TrainedTexts(model, template, max_length) if (model / TOKENIZER).is_file() else None
+    except ModelError:  # of a form that only its own library reads: the page then tells of no tokens
+        return None
+
+
+def _figures(found: Statistics) -> dict[str, Any]:
+    tokens: Tokens | None = found.tokens
+    return {**found.as_json(), "lengths": list(tokens.lengths) if tokens is not None else []}
+
+
+def asked(template: Mapping[str, Any], model: Path) -> str:
+    """Give the text of a question as the model is given it; a conversation's beginning."""
+    return text_of(resolved(template, model), _EXAMPLE)

@@ -1,0 +1,64 @@
+"""report: one page that shows the model, its training and what it was made from, and the model cards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tunemake.artifacts import read_record
+from tunemake.comparison import compared
+from tunemake.reports import lineage, run_figures
+from tunemake.reports.card import Told, card, files_of
+from tunemake.reports.variant_page import Shown, variant_page
+from tunemake.stages import Job
+
+PAGE, CARD, ADAPTER_CARD = "report.html", "README.md", "adapter/README.md"
+_MAX_LENGTH = 2048  # XTuner's own, where a training's record names none
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Write work/report.html, work/README.md, the merged model's card, and work/adapter/README.md where there is one.
+
+    parameters: project, variant, base (its source), datasets (name, generator, parameters), bounds (as the gate's),
+    train (the table), prompt_template (its name); where there are: license, languages, base_model (its name on a hub).
+    runtime: variants, their names, which the page compares as they are now; may be absent.
+    inputs: train, data, base, merge; where there are: select, evaluate, adapter. Any more are shown among what the
+    model was made from.
+    """
+    given, own = job.inputs, job.parameters
+    evaluation = run_figures.evaluation(given.get("evaluate"), own["bounds"])
+    merge = read_record(given["merge"]) or {}
+    template = merge["parameters"]["prompt_template"]
+    base = json.loads((given["base"] / "model.json").read_text("utf-8"))
+    data = run_figures.data(given["data"], given["base"], template, _max_length(given["train"]))
+    nodes = lineage.lineage(given)
+    variants = job.runtime.get("variants", [])
+    shown = Shown(
+        parameters=own, base=base, data=data, evaluation=evaluation, training=run_figures.training(given["train"]),
+        checkpoints=run_figures.checkpoints(given.get("select")), nodes=nodes,
+        history=lineage.history(job.root / "build" / "log.jsonl", nodes),
+        variants=[asdict(row) for row in compared(job.root, variants)] if len(variants) > 1 else [],
+    )  # fmt: skip
+    (job.work / PAGE).write_text(variant_page(shown), "utf-8")
+    told = Told(own, base, data, run_figures.asked(template, given["base"] / "model"), evaluation,
+                files_of(given["merge"], merge))  # fmt: skip
+    (job.work / CARD).write_text(card(told, adapter=False), "utf-8")
+    if "adapter" in given:
+        _adapter_card(job.work, given["adapter"], told)
+    return {"passed": None if evaluation is None else evaluation["passed"]}
+
+
+def _adapter_card(work: Path, adapter: Path, told: Told) -> None:
+    path = work / ADAPTER_CARD
+    path.parent.mkdir(exist_ok=True)
+    files = files_of(adapter, read_record(adapter) or {"outputs": {}})
+    path.write_text(card(Told(told.parameters, told.base, told.data, told.prompt, told.evaluation, files), adapter=True),
+                    "utf-8")  # fmt: skip
+
+
+def _max_length(train: Path) -> int:
+    parameters: Mapping[str, Any] = (read_record(train) or {}).get("parameters", {})
+    return int(parameters.get("data", {}).get("max_length", _MAX_LENGTH))
