@@ -78,7 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     plugins.set_defaults(run=_plugins)
     compare = commands.add_parser("compare", help="the variants side by side: scores, loss, time, size")
     compare.add_argument("--json", action="store_true", help="for machines")
+    compare.add_argument("--html", type=Path, metavar="FILE", help="as a page, with the way to each variant's report")
     compare.set_defaults(run=_compare)
+    _model_commands(commands)
     _store_commands(commands)
     _provenance_commands(commands)
     commands.add_parser("xtuner", help="XTuner's own tools with cures: train, pth_to_hf, merge, …")
@@ -106,6 +108,18 @@ def _scaffold_commands(commands: Any) -> None:
         "--from", metavar="TEMPLATE", dest="source", help="training template to copy; default: the method's"
     )
     new.set_defaults(run=_new)
+
+
+def _model_commands(commands: Any) -> None:
+    publish = commands.add_parser("publish", help="put the merged model and its card into a folder or onto a hub")
+    publish.add_argument("target", metavar="TARGET", help="a new folder, or hf:org/name (with HF_TOKEN set)")
+    publish.add_argument("--variant", metavar="VARIANT", help="of this one; needed where there are several")
+    publish.add_argument("--adapter", action="store_true", help="the adapter alone")
+    publish.add_argument("--private", action="store_true", help="where the hub's repository is made anew, private")
+    publish.set_defaults(run=_publish)
+    watch = commands.add_parser("watch", help="follow a training that another terminal runs")
+    watch.add_argument("variant", nargs="?", metavar="VARIANT", help="of this one; needed where several run")
+    watch.set_defaults(run=_watch)
 
 
 def _store_commands(commands: Any) -> None:
@@ -197,12 +211,25 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from tunemake.comparison import as_json, as_text, compared
-    from tunemake.project import load_variants
+    from tunemake.commands.compare import page, table
 
-    rows = compared(Path.cwd(), [project.variant.name for project in load_variants(Path.cwd())])
-    print(as_json(rows) if options.json else as_text(rows))
+    print(page(Path.cwd(), options.html) if options.html else table(Path.cwd(), machine=options.json))
     return 0
+
+
+def _publish(options: argparse.Namespace) -> int:
+    from tunemake.commands.publish import publish
+
+    told = publish(Path.cwd(), options.target, options.variant, adapter=options.adapter, private=options.private)
+    for line in told:
+        print(line, flush=True)
+    return 0
+
+
+def _watch(options: argparse.Namespace) -> int:
+    from tunemake.commands.watch import watch
+
+    return watch(Path.cwd(), options.variant, partial(print, flush=True), live=sys.stderr.isatty())
 
 
 def _build(options: argparse.Namespace) -> int:

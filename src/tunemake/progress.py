@@ -25,7 +25,7 @@ class Watch:
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
-            self._live = _live_line()
+            self._live = live_line()
             self._live.start()
             self._bar = self._live.add_task(self._stage, total=None, text="")
         return self
@@ -54,7 +54,8 @@ class Watch:
             sys.stderr.flush()
 
 
-def _live_line() -> Progress:
+def live_line() -> Progress:
+    """Give a line on stderr that shows how far something is: done, of how many, a text, times."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeElapsedColumn as Elapsed

@@ -1,4 +1,7 @@
-"""The model card: Hugging Face's README.md of the merged model, and of the adapter. Holds no times: equal models, equal cards."""
+"""The model card: Hugging Face's README.md of the merged model, and of the adapter.
+
+It holds no times: equal models have equal cards.
+"""
 
 from __future__ import annotations
 
@@ -57,8 +60,9 @@ def metadata(told: Told, *, adapter: bool) -> str:
         library_name="peft" if adapter else "transformers", pipeline_tag="text-generation",
         tags=["tunemake", "xtuner", *([own["train"]["method"]] if "method" in own["train"] else [])],
         eval_results=_results(told) or None,
-        **({"base_model_relation": "adapter" if adapter else "finetune"} if hub else {}),
     )  # fmt: skip
+    if hub is not None:
+        data["base_model_relation"] = "adapter" if adapter else "finetune"
     return str(data.to_yaml())
 
 

@@ -1,4 +1,4 @@
-"""Renders templates/report/ in Jinja's sandbox; whatever comes from models, data and plugins is text there, no markup."""
+"""Renders templates/report/ in Jinja's sandbox; what comes from models, data and plugins is text there, no markup."""
 
 from __future__ import annotations
 
@@ -48,10 +48,11 @@ def _add_filters(environment: jinja2.Environment) -> None:
     from markupsafe import Markup
 
     environment.filters |= {
-        "number": number, "amount": amount, "span": span, "json": _json, "percent": lambda share: f"{share * 100:.0f} %",
+        "number": number, "amount": amount, "span": span, "json": _json,
+        "percent": lambda share: f"{share * 100:.0f} %",
         "fenced": lambda text: Markup(fenced(text)),  # noqa: S704 - a fence longer than any in it
-        "drawn": Markup,  # noqa: S704 - for what plots drew
-        "written": Markup,  # noqa: S704 - for YAML of huggingface_hub's
+        "drawn": Markup,  # for what plots drew
+        "written": Markup,  # for YAML of huggingface_hub's, and lines of code of ours
     }  # fmt: skip
 
 

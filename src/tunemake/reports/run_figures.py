@@ -66,7 +66,7 @@ def checkpoints(folder: Path | None) -> dict[str, Any] | None:
 def evaluation(folder: Path | None, bounds: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Give the merged model's scores, the gate's verdict of each probe, and the answers; None where none were asked.
 
-    passed: the gate's. Each probe has its verdict's values, kind, unit, and shown answers, those beyond its bound first.
+    passed: the gate's. Each probe has its verdict's values, kind, unit, and answers, those beyond its bound first.
     """
     if folder is None:
         return None

@@ -57,7 +57,11 @@ def verdict(evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
     lines = [_failure(probe) for probe in failed]
     if evaluation["passed"]:
         kept = len(bound) - len(failed)
-        told = f"The model keeps to {'all ' if not failed else ''}{kept} of its bounds." if bound else "No probe has a bound."
+        told = (
+            f"The model keeps to {'all ' if not failed else ''}{kept} of its bounds."
+            if bound
+            else "No probe has a bound."
+        )
         return {"state": "passed", "title": "Passed", "lines": [told, *lines]}
     return {"state": "failed", "title": "Failed", "lines": lines}
 
