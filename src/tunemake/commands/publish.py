@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 
 _HUB = "hf:"
 _CARD = "README.md"
-_OFFLINE = "nothing was published; run it again when the hub is there"
+_REFUSED = {401, 403}
+_NOTHING = "nothing was published"
 
 
 @dataclass(frozen=True)
 class Parcel:
-    """What is published. files: by name; sizes, digests: as recorded. card: the text of README.md. told: the artifact."""
+    """What is published. files: by name; sizes, digests: as recorded. card: README.md's text. told: the artifact."""
 
     files: dict[str, Path]
     sizes: dict[str, int]
@@ -43,14 +44,14 @@ class Parcel:
     told: str
 
 
-def publish(  # noqa: PLR0917 - each is another thing
+def publish(
     root: Path, target: str, variant: str | None, api: Callable[[], HfApi] | None = None, *, adapter: bool = False,
     private: bool = False,
 ) -> Iterator[str]:  # fmt: skip
     """Publish a variant's model; give lines that say what is done.
 
-    target: a folder that is not there or empty, or hf:org/name. api: gives the hub's client; default: the real one, with
-    the token of the environment. private: a repository that is made anew is. Raises InputError where the model is
+    target: a folder that is not there or empty, or hf:org/name. api: gives the hub's client; default: the real one,
+    with the token of the environment. private: a repository that is made anew is. Raises InputError where the model is
     not built, not up to date, or its gate has not passed; StageError where the hub or the disk refuses.
     """
     builder = load_builder(root)
@@ -117,9 +118,8 @@ def _passed(builder: Builder, project: Project) -> None:
         return
     told = verdict(_fresh(builder, project, "gate"))
     if told is None or not told["passed"]:
-        failed = [
-            probe["name"] for probe in (told or {"probes": []})["probes"] if probe["required"] and not probe["passed"]
-        ]
+        probes = told["probes"] if told is not None else []
+        failed = [probe["name"] for probe in probes if probe["required"] and not probe["passed"]]
         raise InputError(Fault("publish", "the model has not passed its gate", got=", ".join(failed) or None,
                                next_step="nothing was published; the report says which answers failed"))  # fmt: skip
 
@@ -128,9 +128,8 @@ def _whole(parcel: Parcel, link: str) -> None:
     """Read every file and compare it with its record: damage to a disk changes neither size nor time."""
     wrong = [name for name, path in parcel.files.items() if sha256_of_file(path) != parcel.digests[name]]
     if wrong:
-        raise InputError(
-            [Fault(f"{link}/{name}", "is not as recorded", next_step="tunemake store verify") for name in wrong]
-        )
+        step = "tunemake store verify"
+        raise InputError([Fault(f"{link}/{name}", "is not as recorded", next_step=step) for name in wrong])
 
 
 def _hub_of(target: str) -> str:
@@ -156,7 +155,6 @@ def _client() -> HfApi:
 
 def _send(client: HfApi, hub: str, parcel: Parcel, *, private: bool) -> str:
     """Upload in one commit, so that nobody sees half of it; give its address."""
-    import requests
     from huggingface_hub.errors import HfHubHTTPError
 
     # Links to files in the store: nothing is copied.
@@ -170,16 +168,10 @@ def _send(client: HfApi, hub: str, parcel: Parcel, *, private: bool) -> str:
             client.create_repo(hub, private=private or None, exist_ok=True)
             made: Any = client.upload_folder(repo_id=hub, folder_path=folder, commit_message=f"tunemake: {parcel.told}")
         except HfHubHTTPError as error:
-            code = error.response.status_code if error.response is not None else None
-            raise StageError(
-                Fault(f"{_HUB}{hub}", _refusal(code), got=None if code is None else f"HTTP {code}")
-            ) from None
-        except (requests.RequestException, OSError, ValueError) as error:
-            raise StageError(Fault(f"{_HUB}{hub}", f"{type(error).__name__}", next_step=_OFFLINE)) from None
+            code = error.response.status_code
+            told = "the token of HF_TOKEN may not write there" if code in _REFUSED else "the hub refuses what is sent"
+            raise StageError(Fault(f"{_HUB}{hub}", told, got=f"HTTP {code}", next_step=_NOTHING)) from None
+        except Exception as error:  # noqa: BLE001 - the client raises whatever its HTTP library does
+            raise StageError(Fault(f"{_HUB}{hub}", "the hub cannot be reached", got=type(error).__name__,
+                                   next_step=_NOTHING)) from None  # fmt: skip
     return str(made.commit_url)
-
-
-def _refusal(code: int | None) -> str:
-    if code in {401, 403}:
-        return "the hub refuses the token of HF_TOKEN: it may not write there"
-    return "the hub refuses what is sent"

@@ -78,10 +78,10 @@ def trainings(root: Path) -> Iterator[Training]:
     for work in sorted(store.works.glob("train-*/")):
         try:
             job = json.loads((work / JOB).read_text("utf-8"))
-            of, data = Path(job["root"]), Path(job["runtime"]["links"]["data"])
-        except (OSError, ValueError, KeyError):
+            of, variant = Path(job["root"]), Path(job["runtime"]["links"]["data"]).parts[1]
+        except (OSError, ValueError, LookupError):
             continue  # one about to begin, or of a version that told other things
-        training = Training(data.parts[1], work, store.entries / work.name)
+        training = Training(variant, work, store.entries / work.name)
         if of.resolve() == root.resolve() and training.runs():
             yield training
 

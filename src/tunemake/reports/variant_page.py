@@ -56,12 +56,8 @@ def verdict(evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
     failed = [probe for probe in bound if not probe["passed"]]
     lines = [_failure(probe) for probe in failed]
     if evaluation["passed"]:
-        kept = len(bound) - len(failed)
-        told = (
-            f"The model keeps to {'all ' if not failed else ''}{kept} of its bounds."
-            if bound
-            else "No probe has a bound."
-        )
+        kept = f"{len(bound) - len(failed)} of its {len(bound)} bounds" if failed else f"all {len(bound)} of its bounds"
+        told = f"The model keeps to {kept}." if bound else "No probe has a bound."
         return {"state": "passed", "title": "Passed", "lines": [told, *lines]}
     return {"state": "failed", "title": "Failed", "lines": lines}
 

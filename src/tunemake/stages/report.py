@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,7 @@ def _adapter_card(work: Path, adapter: Path, told: Told) -> None:
     path = work / ADAPTER_CARD
     path.parent.mkdir(exist_ok=True)
     files = files_of(adapter, read_record(adapter) or {"outputs": {}})
-    path.write_text(card(Told(told.parameters, told.base, told.data, told.prompt, told.evaluation, files), adapter=True),
-                    "utf-8")  # fmt: skip
+    path.write_text(card(replace(told, files=files), adapter=True), "utf-8")
 
 
 def _max_length(train: Path) -> int:
