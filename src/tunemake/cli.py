@@ -219,9 +219,10 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _publish(options: argparse.Namespace) -> int:
     from tunemake.commands.publish import publish
+    from tunemake.loading import load_builder
 
-    told = publish(Path.cwd(), options.target, options.variant, adapter=options.adapter, private=options.private)
-    for line in told:
+    told = {"adapter": options.adapter, "private": options.private}
+    for line in publish(load_builder(Path.cwd()), options.target, options.variant, **told):
         print(line, flush=True)
     return 0
 

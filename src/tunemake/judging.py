@@ -48,7 +48,8 @@ def _scoring(project: Project, template: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _bounds(project: Project) -> list[dict[str, Any]]:
+def bounds_of(project: Project) -> list[dict[str, Any]]:
+    """Give the bounds of the project's probes, as gate.bounds_of takes them."""
     assert project.evaluate is not None
     return [
         {name: probe[name] for name in ("name", *_OF_BOUNDS) if name in probe} for probe in project.evaluate["probe"]
@@ -73,7 +74,7 @@ def select(project: Project, template: Mapping[str, Any]) -> Stage:
     assert project.evaluate is not None
     fields = _scoring(project, template)
     fields["parameters"] |= {
-        "bounds": _bounds(project), "order": project.evaluate.get("order", []), "method": project.train["method"],
+        "bounds": bounds_of(project), "order": project.evaluate.get("order", []), "method": project.train["method"],
         "lora": dict(project.train["lora"]),
     }  # fmt: skip
     return Stage(
@@ -105,6 +106,6 @@ def gate_stage(project: Project) -> Stage:
     """Give the stage that holds the scores against the bounds."""
     return Stage(
         name="gate", kind="gate", doc="whether the model keeps to the bounds of its probes",
-        parameters={"bounds": _bounds(project)}, link=link(project, "gate"), outputs=("gate.json",),
+        parameters={"bounds": bounds_of(project)}, link=link(project, "gate"), outputs=("gate.json",),
         needs={"evaluation": Need("evaluate", ("scores.json", "answers.json"))}, titles={"bounds": "evaluate.probe"},
     )  # fmt: skip

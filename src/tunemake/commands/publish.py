@@ -17,7 +17,6 @@ from tunemake.commands.scaffolds import write_folder
 from tunemake.commands.store import amount
 from tunemake.digests import sha256_of_file
 from tunemake.faults import Fault, InputError, StageError, did_you_mean
-from tunemake.loading import load_builder
 from tunemake.models import parse_source
 from tunemake.project import Project, machine_environment
 from tunemake.reports.card import HERE, files_of
@@ -45,8 +44,8 @@ class Parcel:
 
 
 def publish(
-    root: Path, target: str, variant: str | None, api: Callable[[], HfApi] | None = None, *, adapter: bool = False,
-    private: bool = False,
+    builder: Builder, target: str, variant: str | None, api: Callable[[], HfApi] | None = None, *,
+    adapter: bool = False, private: bool = False,
 ) -> Iterator[str]:  # fmt: skip
     """Publish a variant's model; give lines that say what is done.
 
@@ -54,7 +53,6 @@ def publish(
     with the token of the environment. private: a repository that is made anew is. Raises InputError where the model is
     not built, not up to date, or its gate has not passed; StageError where the hub or the disk refuses.
     """
-    builder = load_builder(root)
     project = _project(builder, variant)
     hub = _hub_of(target) if target.startswith(_HUB) else None
     parcel = _parcel(builder, project, adapter=adapter)
@@ -168,9 +166,11 @@ def _send(client: HfApi, hub: str, parcel: Parcel, *, private: bool) -> str:
             client.create_repo(hub, private=private or None, exist_ok=True)
             made: Any = client.upload_folder(repo_id=hub, folder_path=folder, commit_message=f"tunemake: {parcel.told}")
         except HfHubHTTPError as error:
-            code = error.response.status_code
+            code = getattr(error.response, "status_code", None)  # none in some of its kinds
             told = "the token of HF_TOKEN may not write there" if code in _REFUSED else "the hub refuses what is sent"
-            raise StageError(Fault(f"{_HUB}{hub}", told, got=f"HTTP {code}", next_step=_NOTHING)) from None
+            raise StageError(
+                Fault(f"{_HUB}{hub}", told, got=f"HTTP {code}" if code else None, next_step=_NOTHING)
+            ) from None
         except Exception as error:  # noqa: BLE001 - the client raises whatever its HTTP library does
             raise StageError(Fault(f"{_HUB}{hub}", "the hub cannot be reached", got=type(error).__name__,
                                    next_step=_NOTHING)) from None  # fmt: skip

@@ -102,7 +102,7 @@ def _results(told: Told) -> list[Any]:
     probes: Sequence[Mapping[str, Any]] = told.evaluation["probes"] if told.evaluation is not None else ()
     return [
         EvalResult(
-            task_type="text-generation", dataset_type="probe", dataset_name=f"{probe['prompts']} prompts",
+            task_type="text-generation", dataset_type="probe", dataset_name=f"{probe['prompts']} prompt{'s' * (probe['prompts'] != 1)}",
             dataset_config=name,  # results of one dataset and configuration are told together
             metric_type=probe["kind"], metric_name=f"{name} ({probe['unit']})", metric_value=probe["score"],
         )
