@@ -1,4 +1,4 @@
-"""A project built in a second: real stages where they are light; training, merge and scores are written as they would be."""
+"""A project built in a second: real stages where they are light; what the others would make is written by hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from tunemake.model_record import write_model_record
 from tunemake.digests import DIGESTS, Digests
 from tunemake.reporting import report
 
-HOSTILE = '<script>alert("x")</script> | [a](http://b.example) `c` ![d](e) {{ 7 * 7 }} **f** <img src=x onerror=g>\u202e'
+HOSTILE = (
+    '<script>alert("x")</script> | [a](http://b.example) `c` ![d](e) {{ 7 * 7 }} **f** <img src=x onerror=g>\u202e'
+)
 PROJECT = """
 [project]
 name = "tiny"
@@ -59,8 +61,9 @@ class Built:
 
     def __init__(self, root: Path, identity: float = 1.0, text: str = PROJECT) -> None:
         self.root, self.identity, self.ran = root, identity, []
-        write_light_model(root / "models" / "tiny")
-        (root / "project.toml").write_text(text)
+        if not (root / "project.toml").exists():  # else it is a copy
+            write_light_model(root / "models" / "tiny")
+            (root / "project.toml").write_text(text)
 
     def builder(self) -> Builder:
         """Load it, its report among the stages."""
@@ -107,7 +110,9 @@ class Built:
              "scores": {"identity": score, "kept": None}, "meets": at == 40}
             for at, loss, score in ((20, 1.5, 0.4), (40, 1.2, self.identity))
         ]  # fmt: skip
-        write(work / "scores.json", {"checkpoints": rows, "chosen": "iter_40.pth", "why": "the earliest that meets all"})
+        write(
+            work / "scores.json", {"checkpoints": rows, "chosen": "iter_40.pth", "why": "the earliest that meets all"}
+        )
         (work / "checkpoint").write_text("iter_40.pth")
         return {"checkpoint": "iter_40.pth"}
 

@@ -30,6 +30,7 @@ _HUB = "hf:"
 _CARD = "README.md"
 _REFUSED = {401, 403}
 _NOTHING = "nothing was published"
+_LONGEST = 200  # letters of what another library raises
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,7 @@ def _send(client: HfApi, hub: str, parcel: Parcel, *, private: bool) -> str:
                 Fault(f"{_HUB}{hub}", told, got=f"HTTP {code}" if code else None, next_step=_NOTHING)
             ) from None
         except Exception as error:  # noqa: BLE001 - the client raises whatever its HTTP library does
-            raise StageError(Fault(f"{_HUB}{hub}", "the hub cannot be reached", got=type(error).__name__,
-                                   next_step=_NOTHING)) from None  # fmt: skip
+            lines = f"{type(error).__name__}: {error}".splitlines()
+            told = "the upload failed; the hub may not be reached"
+            raise StageError(Fault(f"{_HUB}{hub}", told, got=lines[0][:_LONGEST], next_step=_NOTHING)) from None
     return str(made.commit_url)

@@ -100,12 +100,13 @@ def _results(told: Told) -> list[Any]:
     from huggingface_hub import EvalResult
 
     probes: Sequence[Mapping[str, Any]] = told.evaluation["probes"] if told.evaluation is not None else ()
+    # Results of one dataset and configuration would be told together.
     return [
         EvalResult(
-            task_type="text-generation", dataset_type="probe", dataset_name=f"{probe['prompts']} prompt{'s' * (probe['prompts'] != 1)}",
-            dataset_config=name,  # results of one dataset and configuration are told together
-            metric_type=probe["kind"], metric_name=f"{name} ({probe['unit']})", metric_value=probe["score"],
+            task_type="text-generation", dataset_type="probe", dataset_config=probe["name"],
+            dataset_name=f"{probe['prompts']} prompt{'s' * (probe['prompts'] != 1)}", metric_type=probe["kind"],
+            metric_name=f"{probe['name']} ({probe['unit']})", metric_value=probe["score"],
         )
         for probe in probes
-        if (name := probe["name"]) and probe["score"] is not None
+        if probe["score"] is not None
     ]  # fmt: skip

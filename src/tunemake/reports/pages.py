@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 _THOUSAND = 1000
 _MINUTE, _HOUR = 60, 3600
-_MARKS = re.compile(r"([\\`*_\[\]()#|~!$:@{}])")
+_MARKS = re.compile(r"([\\`*_\[\]|~$@]|:(?=//))")
 _SPACE = re.compile(r"\s+")
 # What steers a terminal or turns the direction of the text after it.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -70,7 +70,7 @@ def in_markdown(text: str) -> str:
     line = _SPACE.sub(" ", visible(text))
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     line = re.sub(r"(?i)\bwww\.", r"www\\.", _MARKS.sub(r"\\\1", line))  # links without any mark, in GitHub's dialect
-    return re.sub(r"^(\d+(?=\.\s)|(?=[-+=]))", r"\1\\", line)  # a list, or the underline of a heading
+    return re.sub(r"^(\d+(?=\.\s)|(?=[-+=#]))", r"\1\\", line)  # a list or a heading
 
 
 def fenced(text: str, language: str = "") -> str:

@@ -128,7 +128,7 @@ def _for_a_page(svg: str) -> str:
         (r"<metadata>.*?</metadata>|<style type=\"text/css\">.*?</style>|<!--.*?-->", ""),
         (r" xmlns(:xlink)?=\"[^\"]*\"", ""),
         (r"xlink:href", "href"),
-        (r" id=\"[a-z]+[0-9]*_[0-9]+\"", ""),  # they would be on the page once for each plot
+        (r" id=\"[^\"_]*_[0-9]+\"", ""),  # they would be on the page once for each plot
         (r"font: ([0-9.]+px) [^;\"]*", r"font-size: \1"),
         (r"(<svg[^>]*?) width=\"[^\"]*\"", r"\1"),
         (r"(<svg[^>]*?) height=\"[^\"]*\"", r"\1"),

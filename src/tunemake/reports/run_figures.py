@@ -92,12 +92,12 @@ def _judged(row: Mapping[str, Any], bound: gate.Bound) -> dict[str, Any]:
 
 
 def data(folder: Path, base: Path, template: Mapping[str, Any], max_length: int) -> dict[str, Any]:
-    """Give figures of training and held-out samples, as data_statistics tells them, and the lengths measured.
+    """Give figures of train and held_out, as data_statistics tells them, and the lengths measured; None for no samples.
 
     Tokens are counted where the base model has a tokenizer that can be read without torch.
     """
     facts = (read_record(folder) or {}).get("facts", {})
-    parts = {}
+    parts: dict[str, Any] = {"train": None, "held_out": None}
     for part in ("train", "held_out"):
         files = [path for path in (folder / f"{part}.json", folder / f"{part}.jsonl") if path.exists()]
         count = facts.get(part, {}).get("samples") or sum(1 for file in files for _ in read_samples(file))

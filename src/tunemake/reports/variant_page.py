@@ -78,8 +78,8 @@ def _plots(shown: Shown) -> dict[str, Any]:
     def of(name: str, key: str, label: str, unit: float = 1) -> str:
         return plot(name, [Curve(at, [row[key] / unit for row in rows])], label)
 
-    lengths = shown.data.get("train", {}).get("lengths", [])
-    limit = (shown.data.get("train", {}).get("tokens") or {}).get("max_length")
+    trained = shown.data["train"] or {}
+    lengths, limit = trained.get("lengths", []), (trained.get("tokens") or {}).get("max_length")
     return {
         "loss": _loss(rows, at, shown.checkpoints), "lr": of("lr", "lr", "learning rate"),
         "speed": of("speed", "tokens_per_second", "tokens a second"),

@@ -16,9 +16,10 @@ HUB = {
     "datasets": [
         {"name": "a", "generator": "hf", "parameters": {"path": "org/data", "note": HOSTILE}},
         {"name": "b", "generator": "hf", "parameters": {"path": "./data/there"}},
-        {"name": "c", "generator": "csv_qa", "parameters": {"files": ["/home/someone/rows.csv"], "api_token": "abc123"}},
+        {"name": "c", "generator": "csv_qa", "parameters": {"files": ["/home/someone/a.csv"], "api_token": "abc123"}},
     ],
 }  # fmt: skip
+NONE = {"train": None, "held_out": None}
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 
 
@@ -57,11 +58,11 @@ def test_a_base_model_and_datasets_of_the_hub_are_named():
 
 
 def test_nothing_of_a_project_is_markup_in_it():
-    text = card(Told(HUB, {"parameters": 5}, {}, f"```\n{HOSTILE}"), adapter=False)
+    text = card(Told(HUB, {"parameters": 5}, NONE, f"```\n{HOSTILE}"), adapter=False)
     kinds = {token.type for token in tokens_of(body(text))}
     assert {"html_inline", "html_block", "link_open", "image", "strong_open"}.isdisjoint(kinds)
     for adapter in (True, False):
-        text = card(Told(HUB, {"parameters": 5}, {}, HOSTILE), adapter=adapter)
+        text = card(Told(HUB, {"parameters": 5}, NONE, HOSTILE), adapter=adapter)
         assert "/home/someone" not in text
         assert "abc123" not in text
 
