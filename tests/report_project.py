@@ -7,11 +7,10 @@ import json
 from pathlib import Path
 
 from light_model import write_light_model
-
 from tunemake.building import Builder
+from tunemake.digests import DIGESTS, Digests
 from tunemake.loading import load_builder
 from tunemake.model_record import write_model_record
-from tunemake.digests import DIGESTS, Digests
 from tunemake.reporting import report
 
 HOSTILE = (

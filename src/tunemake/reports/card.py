@@ -19,14 +19,14 @@ MOST_PROMPT = 2000  # letters of a prompt that are shown
 
 @dataclass(frozen=True)
 class Told:
-    """What a card tells. parameters: the report stage's. evaluation, data: as run_figures gives them.
+    """What a card tells. parameters: the report stage's. evaluation, data: as run_figures gives them; None for none.
 
     base: model.json. prompt: a question as the model is given it. files: of the model, with bytes.
     """
 
     parameters: Mapping[str, Any]
     base: Mapping[str, Any]
-    data: Mapping[str, Any]
+    data: Mapping[str, Any] | None
     prompt: str
     evaluation: Mapping[str, Any] | None = None
     files: Mapping[str, int] = field(default_factory=dict)

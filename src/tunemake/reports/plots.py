@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 MOST = 400  # points of a curve; more are averaged
 COLOURS = 8  # that the style sheet has, --s1 to --s8
 _INK = "#010203"  # stands for the page's own colour; 0101xx for --sxx
-_SIZE = 5.0, 2.4  # inches, as wide as a phone shows without the text getting small
-_STYLE: dict[Any, Any] = {"font.size": 9, "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False,
+_SIZE = 4.4, 2.3  # inches, as wide as a phone shows without the text getting small
+_STYLE: dict[Any, Any] = {"font.size": 10, "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False,
           "text.color": _INK, "axes.edgecolor": _INK, "axes.labelcolor": _INK, "xtick.color": _INK,
           "ytick.color": _INK, "axes.grid": True, "grid.alpha": 0.15, "grid.color": _INK,
           "text.parse_math": False}  # fmt: skip

@@ -9,9 +9,8 @@ from typing import Any
 
 from tunemake import gate
 from tunemake.artifacts import read_record
-from tunemake.chat_templates import resolved
 from tunemake.contracts import Message
-from tunemake.data_statistics import Statistics, Tokens, measure
+from tunemake.data_figures import figures
 from tunemake.faults import ModelError
 from tunemake.prompts import text_of
 from tunemake.samples import read_samples
@@ -80,7 +79,8 @@ def evaluation(folder: Path | None, bounds: Iterable[Mapping[str, Any]]) -> dict
         own.sort(key=lambda row: not row["beyond"])
         probes.append({
             **probe, "expected": bound.told(), "kind": kinds[bound.name]["kind"], "unit": kinds[bound.name]["unit"],
-            "answers": own[:MOST_ANSWERS], "left_out": max(0, len(own) - MOST_ANSWERS),
+            "asked": [row["prompt"] for row in own], "answers": own[:MOST_ANSWERS],
+            "left_out": max(0, len(own) - MOST_ANSWERS),
         })  # fmt: skip
     conditions = {name: scores[name] for name in ("device", "dtype", "max_new_tokens") if name in scores}
     return {"passed": told["passed"], "probes": probes, "lines": gate.lines_of(told), **conditions}
@@ -91,20 +91,26 @@ def _judged(row: Mapping[str, Any], bound: gate.Bound) -> dict[str, Any]:
     return {**row, "beyond": value is not None and bool(bound.told()) and not bound.holds(value)}
 
 
-def data(folder: Path, base: Path, template: Mapping[str, Any], max_length: int) -> dict[str, Any]:
-    """Give figures of train and held_out, as data_statistics tells them, and the lengths measured; None for no samples.
+def data(  # noqa: PLR0917 - each is another thing
+    train: Path, count: int, held_out: Path, model: Path, template: Mapping[str, Any], told: Mapping[str, Any],
+    probes: Mapping[str, Sequence[str]],
+) -> dict[str, Any]:  # fmt: skip
+    """Give figures of the training samples, as data_figures tells them, and how many are held out.
 
-    Tokens are counted where the base model has a tokenizer that can be read without torch.
+    train, held_out: files of samples; count: of train. model: the base's folder. template: resolved. told: the
+    training's own parameters. probes: their prompts by name, looked for in the data. lengths: in tokens, of each sample
+    measured; [] where the base has no tokenizer that can be read without torch.
     """
-    facts = (read_record(folder) or {}).get("facts", {})
-    parts: dict[str, Any] = {"train": None, "held_out": None}
-    for part in ("train", "held_out"):
-        files = [path for path in (folder / f"{part}.json", folder / f"{part}.jsonl") if path.exists()]
-        count = facts.get(part, {}).get("samples") or sum(1 for file in files for _ in read_samples(file))
-        if files and count:
-            texts = _texts(base / "model", template, max_length)
-            parts[part] = _figures(measure(read_samples(files[0]), count, (), texts))
-    return parts
+    kept = list(read_samples(held_out))
+    found = figures(
+        lambda: read_samples(train), count, kept, probes, texts=_texts(model, template, told["data"]["max_length"]),
+        words=template["stop_words"], training=told, packing=told["data"]["packing"],
+    )  # fmt: skip
+    tokens = found.statistics.tokens
+    return {
+        **found.as_json(), "held_out": len(kept), "lengths": [] if tokens is None else list(tokens.lengths),
+        "length": None if found.length is None else found.length.as_json(),
+    }  # fmt: skip
 
 
 def _texts(model: Path, template: Mapping[str, Any], max_length: int) -> TrainedTexts | None:
@@ -114,11 +120,6 @@ def _texts(model: Path, template: Mapping[str, Any], max_length: int) -> Trained
         return None
 
 
-def _figures(found: Statistics) -> dict[str, Any]:
-    tokens: Tokens | None = found.tokens
-    return {**found.as_json(), "lengths": list(tokens.lengths) if tokens is not None else []}
-
-
-def asked(template: Mapping[str, Any], model: Path) -> str:
-    """Give the text of a question as the model is given it; a conversation's beginning."""
-    return text_of(resolved(template, model), _EXAMPLE)
+def asked(template: Mapping[str, Any]) -> str:
+    """Give the text of a question as the model is given it, by a resolved template."""
+    return text_of(template, _EXAMPLE)

@@ -78,8 +78,7 @@ def _plots(shown: Shown) -> dict[str, Any]:
     def of(name: str, key: str, label: str, unit: float = 1) -> str:
         return plot(name, [Curve(at, [row[key] / unit for row in rows])], label)
 
-    trained = shown.data["train"] or {}
-    lengths, limit = trained.get("lengths", []), (trained.get("tokens") or {}).get("max_length")
+    lengths, limit = shown.data["lengths"], (shown.data["tokens"] or {}).get("max_length")
     return {
         "loss": _loss(rows, at, shown.checkpoints), "lr": of("lr", "lr", "learning rate"),
         "speed": of("speed", "tokens_per_second", "tokens a second"),

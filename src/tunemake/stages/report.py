@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from tunemake.artifacts import read_record
+from tunemake.chat_templates import resolved
 from tunemake.comparison import compared
 from tunemake.reports import lineage, run_figures
 from tunemake.reports.card import Told, card, files_of
 from tunemake.reports.variant_page import Shown, variant_page
 from tunemake.stages import Job
+from tunemake.stages.data import HELD_OUT, TRAIN, samples_file
 
 PAGE, CARD, ADAPTER_CARD = "report.html", "README.md", "adapter/README.md"
-_MAX_LENGTH = 2048  # XTuner's own, where a training's record names none
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -31,9 +32,9 @@ def run(job: Job) -> dict[str, Any]:
     given, own = job.inputs, job.parameters
     evaluation = run_figures.evaluation(given.get("evaluate"), own["bounds"])
     merge = read_record(given["merge"]) or {}
-    template = merge["parameters"]["prompt_template"]
+    template = resolved(merge["parameters"]["prompt_template"], given["base"] / "model")
     base = json.loads((given["base"] / "model.json").read_text("utf-8"))
-    data = run_figures.data(given["data"], given["base"], template, _max_length(given["train"]))
+    data = _data(job, template, evaluation)
     nodes = lineage.lineage(given)
     variants = job.runtime.get("variants", [])
     shown = Shown(
@@ -43,7 +44,7 @@ def run(job: Job) -> dict[str, Any]:
         variants=[asdict(row) for row in compared(job.root, variants)] if len(variants) > 1 else [],
     )  # fmt: skip
     (job.work / PAGE).write_text(variant_page(shown), "utf-8")
-    told = Told(own, base, data, run_figures.asked(template, given["base"] / "model"), evaluation,
+    told = Told(own, base, data, run_figures.asked(template), evaluation,
                 files_of(given["merge"], merge))  # fmt: skip
     (job.work / CARD).write_text(card(told, adapter=False), "utf-8")
     if "adapter" in given:
@@ -58,6 +59,10 @@ def _adapter_card(work: Path, adapter: Path, told: Told) -> None:
     path.write_text(card(replace(told, files=files), adapter=True), "utf-8")
 
 
-def _max_length(train: Path) -> int:
-    parameters: Mapping[str, Any] = (read_record(train) or {}).get("parameters", {})
-    return int(parameters.get("data", {}).get("max_length", _MAX_LENGTH))
+def _data(job: Job, template: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
+    folder = job.inputs["data"]
+    count = (read_record(folder) or {})["facts"][TRAIN]["samples"]
+    probes = {probe["name"]: probe["asked"] for probe in (evaluation or {"probes": []})["probes"]}
+    trained = (read_record(job.inputs["train"]) or {})["parameters"]
+    return run_figures.data(samples_file(folder, TRAIN), count, samples_file(folder, HELD_OUT),
+                            job.inputs["base"] / "model", template, trained, probes)  # fmt: skip

@@ -4,8 +4,8 @@ import shutil
 import pytest
 from hub_on_loopback import Hub
 from huggingface_hub import HfApi
-from report_project import Built
 
+from report_project import Built
 from tunemake import cli
 from tunemake.commands.publish import publish
 from tunemake.digests import sha256_of_file

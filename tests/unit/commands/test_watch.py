@@ -4,8 +4,8 @@ import threading
 from contextlib import contextmanager
 
 import pytest
-from report_project import PROJECT, metrics
 
+from report_project import PROJECT, metrics
 from tunemake.commands import watch as module
 from tunemake.commands.watch import trainings, watch
 from tunemake.faults import InputError

@@ -5,8 +5,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from report_project import HOSTILE, Built
 
+from report_project import HOSTILE, Built
 from tunemake.reports.card import Told, card, flat, metadata
 from tunemake.reports.pages import fenced, in_markdown
 
@@ -19,7 +19,6 @@ HUB = {
         {"name": "c", "generator": "csv_qa", "parameters": {"files": ["/home/someone/a.csv"], "api_token": "abc123"}},
     ],
 }  # fmt: skip
-NONE = {"train": None, "held_out": None}
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 
 
@@ -50,7 +49,7 @@ def test_hubs_can_read_what_it_is(built):
 
 
 def test_a_base_model_and_datasets_of_the_hub_are_named():
-    told = yaml.safe_load(metadata(Told(HUB, {}, {}, ""), adapter=True))
+    told = yaml.safe_load(metadata(Told(HUB, {}, None, ""), adapter=True))
     assert (told["base_model"], told["base_model_relation"]) == ("org/base", "adapter")
     assert told["datasets"] == ["org/data"]
     assert told["library_name"] == "peft"
@@ -58,11 +57,11 @@ def test_a_base_model_and_datasets_of_the_hub_are_named():
 
 
 def test_nothing_of_a_project_is_markup_in_it():
-    text = card(Told(HUB, {"parameters": 5}, NONE, f"```\n{HOSTILE}"), adapter=False)
+    text = card(Told(HUB, {"parameters": 5}, None, f"```\n{HOSTILE}"), adapter=False)
     kinds = {token.type for token in tokens_of(body(text))}
     assert {"html_inline", "html_block", "link_open", "image", "strong_open"}.isdisjoint(kinds)
     for adapter in (True, False):
-        text = card(Told(HUB, {"parameters": 5}, NONE, HOSTILE), adapter=adapter)
+        text = card(Told(HUB, {"parameters": 5}, None, HOSTILE), adapter=adapter)
         assert "/home/someone" not in text
         assert "abc123" not in text
 
