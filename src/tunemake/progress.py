@@ -54,15 +54,19 @@ class Watch:
             sys.stderr.flush()
 
 
-def live_line() -> Progress:
-    """Give a line on stderr that shows how far something is: done, of how many, a text, times."""
+def live_line(*, times: bool = True) -> Progress:
+    """Give a line on stderr that shows how far something is: done, of how many, a text.
+
+    times: how long it has been shown, and how long that lets expect; for what began earlier, these would be wrong.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeElapsedColumn as Elapsed
     from rich.progress import TimeRemainingColumn as Remaining
 
+    reckoned = (Elapsed(), TextColumn("left"), Remaining()) if times else ()
     return Progress(
         TextColumn("    {task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-        TextColumn("{task.fields[text]}"), Elapsed(), TextColumn("left"), Remaining(),
+        TextColumn("{task.fields[text]}"), *reckoned,
         console=Console(stderr=True), transient=True,
     )  # fmt: skip

@@ -90,7 +90,7 @@ def _follow(training: Training, say: Callable[[str], None], *, live: bool) -> di
     from tunemake.progress import live_line
 
     spoken, before = 0.0, None
-    with live_line() if live else nullcontext() as line:
+    with live_line(times=False) if live else nullcontext() as line:
         bar = line.add_task("train", total=None, text="") if line else None
         while True:
             runs = training.runs()  # asked before the file is read: what comes after the last look is not lost

@@ -1,5 +1,8 @@
 import fcntl
+import io
 import json
+import re
+import sys
 import threading
 from contextlib import contextmanager
 
@@ -73,6 +76,22 @@ def test_it_follows_to_the_end(root, said):
         "train 30/40  loss 0.100  200 tokens/s  0:00:05 left",
         "train: done at iteration 40 of 40, loss 0.075",
     ]
+
+
+def test_a_terminal_has_one_line_that_changes_and_one_at_the_end(root, said, capsys):
+    training = Training(root)
+    training.goes_to(30)
+    drawn = io.StringIO()
+    with training.running():
+        (found,) = trainings(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stderr", drawn)
+        patch.setenv("FORCE_COLOR", "1")
+        patch.setenv("COLUMNS", "120")
+        assert module._follow(found, said.append, live=True)["iteration"] == 30
+    assert said == []
+    assert re.search(r"train.*30/40.*loss 0\.100  200 tokens/s  0:00:05 left", drawn.getvalue())
+    assert capsys.readouterr().err == ""
 
 
 def test_a_training_that_ended_before_it_was_done_is_told(root, said):

@@ -65,7 +65,7 @@ def test_it_shows_what_was_built(page):
         "Passed", "The model keeps to 1 of its 2 bounds.", "kept: expected at most 0.1, got 1", "iter_40.pth: the",
         "held-out loss", "tokens a second", "learning rate", "peak memory", "self_cognition", "Latin 22",
         "22 to train on, 2 held out", "identity: prompts in the training",
-        "200 tokens/s", "I am a base model.", "Answers during training", "History of this project's builds",
+        "tokens a second200", "I am a base model.", "Answers during training", "History of this project's builds",
     ):  # fmt: skip
         assert told in page.text
     drawn = page.tags.count("svg")
