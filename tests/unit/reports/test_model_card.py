@@ -74,7 +74,7 @@ def test_its_example_and_its_files_are_the_models(built):
     assert "| model.safetensors |" in text
     assert "log.txt" not in text
     adapter = (built.artifact("report") / "adapter" / "README.md").read_text("utf-8")
-    assert "AutoPeftModelForCausalLM" in adapter
+    assert "PeftModel.from_pretrained(" in adapter
     assert "| adapter\\_model.safetensors | 22 bytes |" in adapter
 
 
