@@ -11,7 +11,6 @@ from tunemake.building import Builder
 from tunemake.digests import DIGESTS, Digests
 from tunemake.loading import load_builder
 from tunemake.model_record import write_model_record
-from tunemake.reporting import report
 
 HOSTILE = (
     '<script>alert("x")</script> | [a](http://b.example) `c` ![d](e) {{ 7 * 7 }} **f** <img src=x onerror=g>\u202e'
@@ -37,6 +36,10 @@ max_length = 200
 steps = 40
 batch_size = 2
 lora = { r = 2, alpha = 4 }
+
+[card]
+license = "apache-2.0"
+languages = ["en"]
 
 [[evaluate.probe]]
 name = "identity"
@@ -65,10 +68,8 @@ class Built:
             (root / "project.toml").write_text(text)
 
     def builder(self) -> Builder:
-        """Load it, its report among the stages."""
-        told = load_builder(self.root, run=self._run)
-        made = [*told.stages.values(), report(told.project, card={"license": "apache-2.0", "languages": ["en"]})]
-        return Builder([told.project], made, told.plugins, told.store, self._run)
+        """Load it."""
+        return load_builder(self.root, run=self._run)
 
     def build(self) -> Builder:
         """Make what is stale."""

@@ -1,7 +1,7 @@
 """Project and plugins to stages; pure, touches no disk.
 
 base ──────┬─▶ config ─┐
-dataset:* ─┴─▶ data ───┴─▶ train ─▶ select ─▶ adapter ─▶ merge ─▶ evaluate ─▶ gate
+dataset:* ─┴─▶ data ───┴─▶ train ─▶ select ─▶ adapter ─▶ merge ─▶ evaluate ─▶ report ─▶ gate
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from tunemake import judging, models, schema
 from tunemake.engines import xtuner
 from tunemake.judging import data_file, link, selects
 from tunemake.project import SCHEMA, Dataset, Project
+from tunemake.reporting import report
 from tunemake.stage import MODEL, Need, Stage
 
 
 def stages(
     project: Project, needs_base: Callable[[str, Mapping[str, Any]], bool], template: Mapping[str, Any],
-    config_sources: Sequence[str],
+    config_sources: Sequence[str], variants: Sequence[str] = (),
 ) -> list[Stage]:  # fmt: skip
     """Give the project's stages, each after those that it needs.
 
     needs_base: says it of a generator, by name and parameters. template: the prompt template that the project names.
-    config_sources: the files that the training config's template is made of.
+    config_sources: the files that the training config's template is made of. variants: the names of all.
     """
     base = _base(project)
     heavy = [d for d in project.datasets if needs_base(d.generator, d.parameters)]
@@ -42,7 +43,10 @@ def stages(
     made.append(_merge(project, template))
     if project.evaluate is not None:
         made += [] if selects(project) else [judging.baseline(project, template)]
-        made += [judging.evaluate(project, template), judging.gate_stage(project)]
+        made.append(judging.evaluate(project, template))
+    made.append(report(project, variants=variants))
+    if project.evaluate is not None:
+        made.append(judging.gate_stage(project))  # after the report, which is there for a model that fails too
     return made
 
 

@@ -107,5 +107,7 @@ def gate_stage(project: Project) -> Stage:
     return Stage(
         name="gate", kind="gate", doc="whether the model keeps to the bounds of its probes",
         parameters={"bounds": bounds_of(project)}, link=link(project, "gate"), outputs=("gate.json",),
-        needs={"evaluation": Need("evaluate", ("scores.json", "answers.json"))}, titles={"bounds": "evaluate.probe"},
+        # It reads nothing of the report, which comes before it so that it is there whatever the gate says.
+        needs={"evaluation": Need("evaluate", ("scores.json", "answers.json")), "report": Need("report", ())},
+        titles={"bounds": "evaluate.probe"},
     )  # fmt: skip

@@ -46,12 +46,12 @@ def _builder(root: Path, alone: bool, run: RunStage) -> Builder:  # noqa: FBT001
     store = Store(root, variants[0].store.get("path"))
     plugins = Plugins(root, variants[0].plugins, store.digests)
     made: dict[str, list[Stage]] = {}
-    projects = []
+    projects, names = [], [project.variant.name for project in variants]
     for declared in variants:
         project, sources = _training_template(declared)
         _check(project, plugins)
         template = plugins.prompt_template(project.model["prompt_template"])
-        made[project.variant.name] = graph.stages(project, plugins.needs_base, template, sources)
+        made[project.variant.name] = graph.stages(project, plugins.needs_base, template, sources, names)
         _raise_all(project, _training_config(made[project.variant.name]))
         projects.append(project)
     return Builder(projects, graph.combined(made), plugins, store, run)

@@ -26,7 +26,7 @@ _ENVIRONMENTS = {"merge": {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}}
 # How long OpenMP's threads spin before they sleep. Its default loses several times the speed as soon as anything else
 # wants a core, since spinning threads keep it from the one that they wait for; alone, this is as fast.
 _SHORT_SPIN = {"GOMP_SPINCOUNT": "1000"}
-_CACHES = {"HF_DATASETS_CACHE": ".datasets", "HF_MODULES_CACHE": ".modules"}
+_CACHES = {"HF_DATASETS_CACHE": ".datasets", "HF_MODULES_CACHE": ".modules", "MPLCONFIGDIR": ".matplotlib"}
 Event = Mapping[str, Any]
 RunStage = Callable[[str, Job, Share, Callable[[Event], None]], dict[str, Any]]  # as run_stage
 

@@ -62,6 +62,7 @@ class Project:
     evaluate: Mapping[str, Any] | None
     machine: Mapping[str, Any] = field(default_factory=dict)
     store: Mapping[str, Any] = field(default_factory=dict)
+    card: Mapping[str, Any] = field(default_factory=dict)
     declared: frozenset[str] = frozenset()
     variant: Variant = _WHOLE
 
@@ -147,7 +148,7 @@ def _project(root: Path, text: str, told: Mapping[str, Any], variant: Variant) -
         root=root, text=text, name=values["project"]["name"], seed=values["project"]["seed"],
         plugins=tuple(values["plugins"]), model=values["model"], datasets=datasets, data=values["data"],
         train=values["train"], merge=values["merge"], evaluate=values.get("evaluate"), machine=values["machine"],
-        store=values["store"], declared=declared, variant=variant,
+        store=values["store"], card=values["card"], declared=declared, variant=variant,
     )  # fmt: skip
 
 

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from tunemake import models
+from tunemake import models, schema
 from tunemake.judging import bounds_of, data_file, link, selects
-from tunemake.project import Project
+from tunemake.project import SCHEMA, Project
 from tunemake.stage import Need, Stage
 
 # What tells how the base model is asked, and what it is; its weights are not read.
 _TOLD_OF_BASE = ("model.json", "model/*.json", "model/*.jinja")
 
 
-def report(project: Project, *, variants: Sequence[str] = (), card: Mapping[str, Any] | None = None) -> Stage:
-    """Give the stage. variants: names of all, which its page compares. card: license, languages, base_model."""
+def report(project: Project, *, variants: Sequence[str] = ()) -> Stage:
+    """Give the stage. variants: names of all, which its page compares."""
+    shape = schema.load_schema(SCHEMA)["properties"]["train"]
+    deciding, _ = schema.parted("run", project.train, shape)
     return Stage(
         name="report", kind="report", doc="a page of the model, its training and its data, and the model card",
         parameters={
             "project": project.name, "variant": project.variant.name, "base": project.model["source"],
-            "prompt_template": project.model["prompt_template"], "train": dict(project.train),
+            "prompt_template": project.model["prompt_template"], "train": deciding,
             "datasets": [{"name": dataset.name, "generator": dataset.generator, "parameters": dict(dataset.parameters)}
                          for dataset in project.datasets],
-            "bounds": bounds_of(project) if project.evaluate is not None else [], **(card or {}),
+            "bounds": bounds_of(project) if project.evaluate is not None else [], **project.card,
         },
         runtime={"variants": list(variants)},
         link=link(project, "report"), outputs=("report.html", "README.md"), needs=_needs(project),

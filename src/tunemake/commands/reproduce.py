@@ -26,7 +26,7 @@ from tunemake.staleness import differences
 Say = Callable[[str], None]
 MEANING = (
     "equal: the same bytes. A checkpoint's file holds times, so its tensors are compared, bit by bit; of metrics all "
-    "but times and memory, of a model's record all but versions. Logs are not compared."
+    "but times and memory, of a model's record all but versions. Logs and reports are not compared."
 )
 _MEASURED = ("seconds", "peak_bytes")
 
@@ -84,6 +84,9 @@ def _told(error: OSError) -> str:
     return str(several[0][2]) if isinstance(several, list) and several else str(error)
 
 
+_OF_THEIR_TIME = {"log.txt", "report.html"}  # they tell when things were done, and how long that took
+
+
 def _twice(builder: Builder, copy: Builder, name: str) -> Compared:
     with Watch(name) as watch:
         copy.make(name, anew=False, watch=watch)
@@ -97,7 +100,7 @@ def compared(name: str, before: Path, after: Path) -> Compared:
     if records[0] is None or records[1] is None:
         raise InputError(Fault(name, "has no record to compare", next_step="run doit"))
     outputs = [{file: told["sha256"] for file, told in record["outputs"].items()} for record in records if record]
-    files = sorted({*outputs[0], *outputs[1]} - {"log.txt"})
+    files = sorted({*outputs[0], *outputs[1]} - _OF_THEIR_TIME)
     absent = [file for file in files if file in outputs[0] and not (before / file).exists()]
     first, what = None, ""
     for file in files:
