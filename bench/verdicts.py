@@ -1,6 +1,6 @@
 """Three trainings of the real small model, and what tunemake says of each: good, badly overfitted, trained too long.
 
-    python bench/verdicts.py [--only default tutorial too_long] [--into FOLDER]
+    python bench/verdicts.py [--only default tutorial too_long] [--into FOLDER] [--model FOLDER]
 
 default: the repository's own project, which must pass its gate. tutorial: the tutorial's data, one pair 10,001 times
 and nothing else; the identity is learnt, and the gate must fail on leakage. too_long: few samples, many epochs; an
@@ -79,15 +79,18 @@ def changed(text: str, changes: Mapping[str, str]) -> str:
     return text
 
 
-def build(name: str, place: Path) -> dict[str, Any]:
-    """Build a scene; give exit code, seconds and what the artifacts tell."""
+def build(name: str, place: Path, model: Path | None) -> dict[str, Any]:
+    """Build a scene; give exit code, seconds and what the artifacts tell. model: its folder, where it is not fetched."""
     root = place / name
     for part in ("project.toml", "dodo.py", "prompts", "schemas"):
         source = measure.ROOT / part
         root.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if source.is_dir() else shutil.copy)(source, root / part)
     project = root / "project.toml"
-    project.write_text(SCENES[name](project.read_text("utf-8")), "utf-8")
+    text = SCENES[name](project.read_text("utf-8"))
+    if model is not None:
+        text = re.sub(r'source = "pypi:.*\nsha256 = .*', f"source = {json.dumps(str(model.resolve()))}", text)
+    project.write_text(text, "utf-8")
     started = time.monotonic()
     done = subprocess.run([DOIT], cwd=root, capture_output=True, text=True, check=False)
     seconds = time.monotonic() - started
@@ -127,11 +130,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", choices=list(SCENES), default=list(SCENES))
     parser.add_argument("--into", type=Path, help="build there and keep it; default: a folder that goes")
+    parser.add_argument("--model", type=Path, help="the base model's folder, where no package index is in reach")
     options = parser.parse_args()
     place = options.into or Path(tempfile.mkdtemp(prefix="verdicts-"))
     parts = []
     for name in options.only:
-        found = build(name, place)
+        found = build(name, place, options.model)
         parts.append(table(name, found))
     measure.publish("verdicts", [*measure.circumstances(), "", *parts])
     if options.into is None:
