@@ -80,7 +80,7 @@ def changed(text: str, changes: Mapping[str, str]) -> str:
 
 
 def build(name: str, place: Path, model: Path | None) -> dict[str, Any]:
-    """Build a scene; give exit code, seconds and what the artifacts tell. model: its folder, where it is not fetched."""
+    """Build a scene; give exit code, seconds and what the artifacts tell. model: its folder, if not fetched."""
     root = place / name
     for part in ("project.toml", "dodo.py", "prompts", "schemas"):
         source = measure.ROOT / part
