@@ -24,7 +24,7 @@ from typing import Any
 
 import measure
 
-DOIT = Path(sys.executable).with_name("doit")
+DOIT = [sys.executable, "-m", "doit"]
 
 
 def default(text: str) -> str:
@@ -92,7 +92,7 @@ def build(name: str, place: Path, model: Path | None) -> dict[str, Any]:
         text = re.sub(r'source = "pypi:.*\nsha256 = .*', f"source = {json.dumps(str(model.resolve()))}", text)
     project.write_text(text, "utf-8")
     started = time.monotonic()
-    done = subprocess.run([DOIT], cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run(DOIT, cwd=root, capture_output=True, text=True, check=False)
     seconds = time.monotonic() - started
     folder = root / "build" / "default"
     read = {key: json.loads((folder / file).read_text("utf-8")) for key, file in (
