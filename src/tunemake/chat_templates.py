@@ -79,6 +79,8 @@ def resolved(template: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 def derived(own: ChatTemplate) -> dict[str, Any]:
     """Give the prompt template that renders what a chat template renders; ModelError where none does."""
+    if "strftime_now" in own.source:
+        raise ModelError(_refusal("it tells the date, and a prompt template would tell today's for ever"))
     try:
         cuts = _Cuts.of(own)
         expected = list(_expected(own, with_system=cuts.system is not None))

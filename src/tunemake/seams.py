@@ -43,6 +43,8 @@ def encoder(folder: Path, *, trust_remote_code: bool) -> Encode:
         from tokenizers import Tokenizer
 
         fast = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        fast.no_truncation()  # transformers, by which XTuner encodes, ignores what the file says of these two
+        fast.no_padding()
         return lambda text: list(fast.encode(text, add_special_tokens=False).ids)
     from transformers import AutoTokenizer
 

@@ -90,6 +90,7 @@ def test_a_default_system_message_is_left_out_and_known():
         (EACH, "cannot be rendered: TemplateSyntaxError"),
         ("{{ messages.clear() }}" + CHATML, "cannot be rendered: SecurityError"),
         ("{{ ''.__class__.__mro__[1].__subclasses__() }}" + CHATML, "cannot be rendered: SecurityError"),
+        ("{{ strftime_now('%d %b %Y') }}" + CHATML, "tells the date"),
         ("", "no chat template of its own"),
     ],
 )
