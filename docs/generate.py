@@ -13,7 +13,7 @@ from tunemake import cli
 from tunemake.commands.options import options_of
 from tunemake.contracts import Message
 from tunemake.digests import Digests
-from tunemake.plugins import DATASETS, PROMPTS, Plugins
+from tunemake.plugins import DATASETS, PROBES, PROMPTS, Plugins
 from tunemake.prompts import text_of
 from tunemake.schema import decided, load_schema, value_classes, with_defaults
 
@@ -25,6 +25,10 @@ _EXAMPLE: Sequence[Message] = (
     {"role": "assistant", "content": "Hello!"},
     {"role": "user", "content": "Who are you?"},
 )
+_NEEDS = {
+    "questions": "prompts", "references": "a reference for each", "base": "the base model's answers",
+    "divergence": "the base model's probabilities", "held_out": "held-out samples",
+}  # fmt: skip
 _DECIDES = {"weights": "the weights", "run": "how it runs", "later": "a later stage"}
 
 
@@ -34,6 +38,7 @@ def pages() -> dict[str, str]:
     made = {
         "project.md": ("schemas/project.schema.json", _project()),
         "generators.md": ("the generators' own `parameters`", _generators(plugins)),
+        "probes.md": ("the probes' own `parameters`", _probes(plugins)),
         "prompts.md": ("schemas/ and the prompt templates", _prompts(plugins)),
         "commands.md": ("src/tunemake/cli.py", _commands()),
     }
@@ -82,6 +87,19 @@ def _generators(plugins: Plugins) -> Iterator[str]:
             yield "It asks the base model.\n"
         if "x-message" in made.parameters:
             yield f"Its parameters: {made.parameters['x-message']}.\n"
+        yield from _table(made.parameters)
+
+
+def _probes(plugins: Plugins) -> Iterator[str]:
+    yield "# Probes\n"
+    yield "What ships. `tunemake plugins` lists these and all others that are installed; [probes.md](../probes.md) says"
+    yield "how to choose, and how to write one.\n"
+    for name in _ours(plugins, PROBES):
+        made = plugins.probe(name)
+        yield f"## {name}\n"
+        yield f"{made.summary[0].upper()}{made.summary[1:]}.\n"
+        needed = ", ".join(_NEEDS[need] for need in made.needs) or "the model alone"
+        yield f"Its value: {made.unit}. It needs {needed}.\n"
         yield from _table(made.parameters)
 
 

@@ -113,7 +113,7 @@ class Examination:
             return 0.0
         now = self._likely(prompt, self.base.ids[prompt])
         found = torch.nn.functional.kl_div(now, before, reduction="sum", log_target=True) / len(before)
-        return max(0.0, float(found))  # rounding may leave it a little below
+        return float(found.clamp(min=0))  # rounding may leave it a little below; what is no number stays none
 
     def losses(self) -> list[Loss]:
         """Give the loss of each held-out sample."""

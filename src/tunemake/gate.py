@@ -87,8 +87,11 @@ def as_json(found: Sequence[Verdict]) -> dict[str, Any]:
     return {"passed": passed(found), "probes": [asdict(verdict) for verdict in found]}
 
 
-def lines_of(told: Mapping[str, Any]) -> list[str]:
-    """Say what did not pass, from gate.json: each probe with its score and bound, and failing answers below it."""
+def lines_of(told: Mapping[str, Any], gate: str = "gate") -> list[str]:
+    """Say what did not pass, from gate.json: each probe with its score and bound, and failing answers below it.
+
+    gate: the stage's name, which tells variants apart.
+    """
     lines = []
     for probe in told["probes"]:
         if probe["passed"]:
@@ -97,7 +100,7 @@ def lines_of(told: Mapping[str, Any]) -> list[str]:
         score = "no number" if probe["score"] is None else f"{probe['score']:.4g}"
         base = "" if probe["base"] is None else f"; the base model has {probe['base']:.4g}"
         kind = "" if probe["required"] else " (not required)"
-        lines.append(f"gate: {probe['name']}: expected {bound}, got {score}{base}{kind}")
+        lines.append(f"{gate}: {probe['name']}: expected {bound}, got {score}{base}{kind}")
         lines += [f"    {_short(one['prompt'])} → {_short(one['answer'])}" for one in probe["failing"]]
         if more := probe["failed"] - len(probe["failing"]):
             lines.append(f"    and {more} more of {probe['prompts']}")

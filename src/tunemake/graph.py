@@ -70,7 +70,8 @@ def combined(by_variant: Mapping[str, list[Stage]]) -> list[Stage]:
             if name not in shared:
                 mine = _named(stage, f"{name}:{variant}", names)
                 names[name] = own.setdefault(mine.link, mine).name
-    return [*shared.values(), *own.values()]
+    # A gate that fails ends the build: by then, what needs none of it is made.
+    return sorted([*shared.values(), *own.values()], key=lambda stage: stage.kind == "gate")
 
 
 def _named(stage: Stage, name: str, names: Mapping[str, str]) -> Stage:

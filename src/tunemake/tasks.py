@@ -37,9 +37,6 @@ def task_tunemake() -> Iterator[dict[str, Any]]:
         yield _task(work, told) if "stage" in told else told
 
 
-NO_GATE = "TUNEMAKE_NO_GATE"  # where it is set, a model that fails its gate ends no build
-
-
 class Work:
     """A project at work: loaded only where a glance does not tell that all is as it was."""
 
@@ -129,28 +126,16 @@ def _is_fresh(task: Any, work: Work, name: str) -> bool:
         task.meta["why"] = None  # _make meets it again and tells it
         return False
     task.meta |= {"why": why, "in_store": in_store}
-    if not why and task.meta["kind"] == "gate" and _failure(work, task) is not None:
+    if not why and task.meta["kind"] == "gate" and _fails(work, name, task.meta["tunemake_link"]):
         task.meta |= {"why": ["it failed before, and nothing changed"], "told": True}
         return False
     return not why
 
 
-def _failure(work: Work, task: Any) -> TaskFailed | None:
-    """Give the failure that a gate's verdict is, or None where the model passed or nobody asks."""
-    from tunemake.gate import lines_of
-    from tunemake.withholding import verdict
+def _fails(work: Work, name: str, link: str) -> bool:
+    from tunemake.gating import failure
 
-    told = verdict(work.root / task.meta["tunemake_link"])
-    if told is not None and told["passed"]:
-        return None
-    from tunemake.project import machine_environment
-
-    lines = ["gate: its verdict cannot be read"] if told is None else lines_of(told)
-    if machine_environment().get(NO_GATE):
-        sys.stderr.write("\n".join([*lines, "the gate did not pass, and --no-gate was given"]) + "\n")
-        return None
-    step = "train otherwise, or --no-gate; the model is kept, and not sent to a shared store"
-    return TaskFailed("\n".join([*lines, step]))
+    return failure(work.root, name, link) is not None
 
 
 def _make(task: Any, work: Work, name: str) -> TaskFailed | None:
@@ -167,7 +152,12 @@ def _make(task: Any, work: Work, name: str) -> TaskFailed | None:
         raise stop(error.signal_number) from None
     except TunemakeError as error:
         return TaskFailed(str(error))
-    return _failure(work, task) if task.meta["kind"] == "gate" else None
+    if task.meta["kind"] != "gate":
+        return None
+    from tunemake.gating import judged
+
+    told = judged(work.builder, name)
+    return None if told is None else TaskFailed(told)
 
 
 def _remove_link(link: Path) -> None:

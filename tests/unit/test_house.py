@@ -89,6 +89,7 @@ ORDER = [
     "plan",
     "doit_state",
     "progress",
+    "gating",
     "interrupts",
     "tasks",
     "commands",

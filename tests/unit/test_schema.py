@@ -14,7 +14,7 @@ def test_every_schema_is_valid_and_describes_each_property(file):
     shape = json.loads(file.read_text())
     Draft202012Validator.check_schema(shape)
     assert shape["$schema"].endswith("2020-12/schema")
-    assert not list(_undescribed(shape))
+    assert not list(_undescribed(schema.load_schema(file.name)))
 
 
 def _undescribed(shape, name=""):
@@ -22,11 +22,12 @@ def _undescribed(shape, name=""):
         if "properties" not in entry and "items" not in entry and "description" not in entry:
             yield f"{name}.{key}"
         yield from _undescribed(entry, f"{name}.{key}")
+        yield from _undescribed(entry.get("items", {}), f"{name}.{key}[]")
 
 
 @pytest.mark.parametrize("file", sorted(SCHEMAS.glob("*.json")), ids=lambda file: file.name)
 def test_every_default_is_what_its_own_schema_allows(file):
-    for entry in _entries(json.loads(file.read_text())):
+    for entry in _entries(schema.load_schema(file.name)):
         if "default" in entry:
             filled = schema.with_defaults(entry["default"], entry)
             assert Draft202012Validator(entry).is_valid(filled), entry
@@ -36,6 +37,7 @@ def _entries(shape):
     for entry in shape.get("properties", {}).values():
         yield entry
         yield from _entries(entry)
+        yield from _entries(entry.get("items", {}))
 
 
 def test_defaults_fill_tables_that_are_not_there():

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from doit.doit_cmd import DoitMain
 
+from tunemake.gating import NO_GATE
 from tunemake.loading import load_builder
-from tunemake.tasks import NO_GATE
 
 
 def build(stages: Sequence[str], *, gate: bool = True) -> int:

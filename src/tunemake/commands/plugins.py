@@ -1,4 +1,4 @@
-"""tunemake plugins: which dataset generators and prompt templates there are, and what one of them takes."""
+"""tunemake plugins: which dataset generators, prompt templates and probes there are, and what one of them takes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from tunemake.commands.options import Option, options_of
 from tunemake.digests import DIGESTS, Digests
 from tunemake.faults import Fault, InputError, PluginError, TunemakeError, did_you_mean
-from tunemake.plugins import DATASETS, KINDS, PROMPTS, Plugin, Plugins
+from tunemake.plugins import DATASETS, KINDS, PROBES, PROMPTS, Plugin, Plugins
 from tunemake.project import FILE, Project, load_variants
 
 
@@ -51,19 +51,19 @@ def list_plugins(root: Path, *, check: bool, machine: bool) -> Listing:
 
 
 def show_plugin(root: Path, name: str, *, machine: bool) -> Listing:
-    """Show what is known of the plugins of a name: of a generator its parameters, of a prompt template its values.
+    """Show what is known of the plugins of a name: the parameters that one takes, of a prompt template its values.
 
     Raises PluginError where there is none, or one is broken.
     """
     listing = Listing([])
     _, plugins = _at_hand(root, listing)
-    groups = [group for group in (DATASETS, PROMPTS) if _has(plugins, group, name)]
+    groups = [group for group in KINDS if _has(plugins, group, name)]
     if not groups:
         known = [_name(plugin, plugins) for plugin in _sorted(plugins)]
         step = did_you_mean(name, known) or "tunemake plugins lists them"
-        unknown = Fault(name, "no such dataset generator or prompt template", next_step=step)
+        unknown = Fault(name, "no such dataset generator, prompt template or probe", next_step=step)
         raise PluginError([*listing.faults, unknown])
-    shown = [_generator(plugins, name) if group == DATASETS else _template(plugins, name) for group in groups]
+    shown = [_SHOWN[group](plugins, name) for group in groups]
     listing.lines = [_json(shown)] if machine else [line for one in shown for line in _shown(one)]
     return listing
 
@@ -96,6 +96,8 @@ def _used(variants: Iterable[Project], plugins: Plugins) -> set[tuple[str, str]]
     names = set()
     for project in variants:
         names.add((PROMPTS, project.model["prompt_template"]))
+        stopping = project.train.get("early_stop", {"probe": []})["probe"]
+        names |= {(PROBES, probe["kind"]) for probe in [*(project.evaluate or {"probe": []})["probe"], *stopping]}
         for dataset in project.datasets:
             names.add((DATASETS, dataset.generator))
             try:
@@ -106,7 +108,7 @@ def _used(variants: Iterable[Project], plugins: Plugins) -> set[tuple[str, str]]
 
 
 def _sorted(plugins: Plugins) -> Iterator[Plugin]:
-    for group in (DATASETS, PROMPTS):
+    for group in KINDS:
         for name in plugins.names(group):
             yield from plugins.all_of(group, name)
 
@@ -125,6 +127,8 @@ def _has(plugins: Plugins, group: str, name: str) -> bool:
 def _summary(plugins: Plugins, plugin: Plugin, name: str) -> str:
     if plugin.group == DATASETS:
         return plugins.generator(name).summary
+    if plugin.group == PROBES:
+        return plugins.probe(name).summary
     return str(plugins.template_as_written(name)["summary"])
 
 
@@ -143,16 +147,35 @@ def _template(plugins: Plugins, name: str) -> dict[str, Any]:
     return {"name": name, "group": PROMPTS, "origin": origin, "summary": summary, "values": values}
 
 
+def _probe(plugins: Plugins, name: str) -> dict[str, Any]:
+    made, plugin = plugins.probe(name), plugins.get(PROBES, name)
+    return {
+        "name": name, "group": PROBES, "origin": plugin.origin, "summary": made.summary, "version": made.version,
+        "unit": made.unit, "needs": list(made.needs), "parameters": dict(made.parameters),
+    }  # fmt: skip
+
+
+_SHOWN = {DATASETS: _generator, PROMPTS: _template, PROBES: _probe}
+
+
 def _shown(told: Mapping[str, Any]) -> Iterator[str]:
     yield f"{KINDS[told['group']]} {told['name']} ({told['origin']})"
     yield f"  {told['summary']}"
-    if told["group"] == DATASETS:
-        yield f"  version {told['version']}" + ("; asks the base model" if "base" in told["needs"] else "")
+    if told["group"] != PROMPTS:
+        yield f"  version {told['version']}" + "".join(_terms(told))
         rows = list(options_of(told["parameters"]))
         yield from (f"  {line}".rstrip() for line in _columns([Option._fields, *rows])) if rows else ["  no parameters"]
         return
     for key, value in told["values"].items():
         yield f"  {key} = {json.dumps(value, ensure_ascii=False)}"
+
+
+def _terms(told: Mapping[str, Any]) -> Iterator[str]:
+    if told["group"] == PROBES:
+        yield f"; gives {told['unit']}"
+        yield f"; needs {', '.join(told['needs'])}" if told["needs"] else ""
+    elif "base" in told["needs"]:
+        yield "; asks the base model"
 
 
 def _list(rows: Sequence[Mapping[str, str]], *, checked: bool) -> Iterator[str]:

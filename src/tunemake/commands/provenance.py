@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tunemake import attestation
 from tunemake.artifacts import elsewhere
 from tunemake.faults import Fault, InputError
+from tunemake.gate import lines_of
 from tunemake.holdings import flaws_in
 from tunemake.loading import load_builder
 from tunemake.lock import FILE, change_line, changes, contents, lock_flaws, read_lock, shown, unrecorded, write_lock
 from tunemake.model_record import model_flaws, read_model_record
 from tunemake.plan import as_text, plan
+from tunemake.stage import Stage
+from tunemake.withholding import verdict
 
 Say = Callable[[str], None]
 
@@ -102,11 +105,11 @@ def status(root: Path, say: Say, *, machine: bool = False) -> int:
     found = [] if locked is None else changes(locked, now)
     steps = [step for step in plan(builder) if step.verdict != "fresh"]
     builder.store.digests.save()
-    places = dict(_models(root, builder.stages.values()))
+    places, judged = dict(_models(root, builder.stages.values())), _gates(root, builder.stages)
     if machine:
         told = {"lock": "missing" if locked is None else "differs" if found else "as built", "differences": found,
                 "stale": [{"stage": step.stage, "verdict": step.verdict, "reasons": step.reasons} for step in steps],
-                "models": places}  # fmt: skip
+                "gates": judged, "models": places}  # fmt: skip
         say(json.dumps(told, ensure_ascii=False, indent=1))
         return 0
     say(_lock_line(locked, len(found)))
@@ -115,6 +118,11 @@ def status(root: Path, say: Say, *, machine: bool = False) -> int:
     say("build: up to date" if not steps else f"build: {len(steps)} of {len(builder.stages)} stages are stale")
     for line in as_text(steps).splitlines() if steps else []:
         say(f"  {line}")
+    for name, told in judged.items():
+        former = " (a model that is not up to date)" if name in {step.stage for step in steps} else ""
+        say(f"{name}: {'passed' if told['passed'] else 'failed'}{former}")
+        for line in lines_of(told, name):
+            say(f"  {line}")
     for name, place in places.items():
         say(f"{name}: {place}")
     return 0
@@ -168,6 +176,12 @@ def _lock_line(locked: dict[str, Any] | None, differences: int) -> str:
     if not differences:
         return f"{FILE}: as built"
     return f"{FILE}: differs from the build in {differences} place{'s' * (differences != 1)} (lock → build)"
+
+
+def _gates(root: Path, stages: Mapping[str, Stage]) -> dict[str, Mapping[str, Any]]:
+    """Give the verdicts that are there, of the model that was judged last."""
+    found = {name: verdict(root / stage.link) for name, stage in stages.items() if stage.kind == "gate"}
+    return {name: told for name, told in found.items() if told is not None}
 
 
 def _models(root: Path, stages: Any) -> Iterator[tuple[str, str]]:
