@@ -96,7 +96,7 @@ def lines_of(told: Mapping[str, Any], gate: str = "gate") -> list[str]:
     for probe in told["probes"]:
         if probe["passed"]:
             continue
-        bound = Bound(probe["name"], probe["at_least"], probe["at_most"]).told()
+        bound = Bound(probe["name"], probe["at_least"], probe["at_most"]).told() or "a number"
         score = "no number" if probe["score"] is None else f"{probe['score']:.4g}"
         base = "" if probe["base"] is None else f"; the base model has {probe['base']:.4g}"
         kind = "" if probe["required"] else " (not required)"

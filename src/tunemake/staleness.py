@@ -60,12 +60,27 @@ def reasons(before: Mapping[str, Any] | None, now: Decides, titles: Mapping[str,
 
 
 def differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Give the dotted name of each value that two JSON tables have not in common, with both of them."""
+    """Give the dotted name of each value that two JSON tables have not in common, with both of them.
+
+    Lists of tables that have a name each, as probes do, are compared by these names.
+    """
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in [*old, *(key for key in new if key not in old)]:
             yield from differences(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))
     elif old != new:
-        yield name, old, new
+        tables = _by_name(old), _by_name(new)
+        if all(tables) and tables[0] != tables[1]:
+            yield from differences(*tables, name)
+        else:
+            yield name, old, new
+
+
+def _by_name(value: Any) -> dict[str, Any]:
+    """Give a list's tables by their names; nothing where it is no such list, or two have one name."""
+    if not isinstance(value, list):
+        return {}
+    found = {one["name"]: one for one in value if isinstance(one, Mapping) and isinstance(one.get("name"), str)}
+    return found if len(found) == len(value) else {}
 
 
 def _file_differences(old: Mapping[str, str], new: Mapping[str, str], verb: str) -> list[str]:

@@ -67,7 +67,7 @@ def test_a_prompt_that_was_trained_on(built):
     built.edit('["count to three for me"]', json.dumps([question.upper()]))
     done = built.doit()
     assert done.code == 1
-    assert f"evaluate.unrelated: trained on: {question.upper()}" in done.out
+    assert f"evaluate.probe leak: trained on: {question.upper()}" in done.out
     assert "Traceback" not in done.told()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -37,10 +38,13 @@ def job(tmp_path_factory):
 
 def test_the_model_knows_who_it_is_and_stays_itself(job):
     scores = json.loads((job.root / "build/default/evaluation/scores.json").read_text())
-    assert scores["prompts"]["unrelated"] >= 40
-    assert scores["base"]["identity_rate"] == 0
-    assert scores["merged"]["identity_rate"] >= 0.9
-    assert scores["merged"]["leak_rate"] <= 0.05
+    identity, leak, *_ = scores["probes"]
+    assert (identity["name"], leak["name"]) == ("identity", "leak")
+    assert leak["prompts"] >= 40
+    assert identity["base"] == 0
+    assert identity["merged"] >= 0.9
+    assert leak["merged"] <= 0.05
+    assert json.loads((job.root / "build/default/gate/gate.json").read_text())["passed"] is True
 
 
 def test_the_training_is_small(job):
@@ -49,10 +53,10 @@ def test_the_training_is_small(job):
 
 def test_it_ends_with_the_score_table_the_times_and_the_way_on(job):
     table, _, way = job.told.rpartition("\nmerged model: ")
-    assert "identity rate" in table
-    assert "leak rate" in table
+    assert re.search("^identity +0.00 ", table, re.MULTILINE)
+    assert re.search("^leak ", table, re.MULTILINE)
     assert way == f"build/default/merged\ntalk to it:   {BIN / 'tunemake'} chat build/default/merged\n"
-    for stage in ("base", "train", "adapter", "merge", "evaluate"):
+    for stage in ("base", "train", "select", "adapter", "merge", "baseline", "evaluate", "gate"):
         assert f"   {stage} made in " in job.told
 
 
@@ -60,7 +64,7 @@ def test_the_adapter_is_what_xtuner_itself_converts(job, tmp_path):
     from safetensors.torch import load_file
 
     train = job.root / "build/default/train"
-    checkpoint = str(train / (train / "last_checkpoint").read_text())
+    checkpoint = str(train / (job.root / "build/default/selection/checkpoint").read_text())
     config = "build/default/config/train.py"
     done = job.run("tunemake", "xtuner", "pth_to_hf", config, checkpoint, str(tmp_path), "--safe-serialization")
     assert done.code == 0, done.told()

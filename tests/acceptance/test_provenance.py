@@ -235,14 +235,14 @@ def test_status_tells_what_changed(built):
 @pytest.mark.train
 def test_a_build_made_again_comes_out_equal(built):
     built.edit('"models/tiny"', '"../outside/tiny"')
-    built.edit('unrelated = ["count to three for me"]', 'unrelated = "../outside/prompts.txt"')
+    built.edit('prompts = ["count to three for me"]', 'prompts = "../outside/prompts.txt"')
     (built.root.parent / "outside").mkdir()
     (built.root.parent / "outside/prompts.txt").write_text("count to three for me\n")
     shutil.copytree(built.root / "models/tiny", built.root.parent / "outside/tiny")
     built.built()
     done = built.run("tunemake", "reproduce", "--into", "../again")
     assert done.code == 0, done.told()
-    for stage in ("dataset:identity", "base", "config", "data", "train", "adapter", "merge", "evaluate"):
+    for stage in ("dataset:identity", "base", "config", "data", "train", "adapter", "merge", "baseline", "evaluate", "gate"):
         assert f"{stage}: equal (" in done.out
     assert "so its tensors are compared" in done.out
     again = built.root.parent / "again"

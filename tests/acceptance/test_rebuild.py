@@ -1,6 +1,7 @@
 """What is rebuilt after a change, and what is not; on a tiny model that the real XTuner really trained."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from conftest import wait_for
 
 pytestmark = pytest.mark.train
 
-EVERYTHING = ["dataset:identity", "base", "config", "data", "train", "adapter", "merge", "evaluate"]
+EVERYTHING = [
+    "dataset:identity", "base", "config", "data", "train", "adapter", "merge", "baseline", "evaluate", "gate",
+]  # fmt: skip
 
 
 def test_a_second_build_does_nothing_and_imports_nothing_heavy(built):
@@ -40,7 +43,7 @@ def test_the_build_made_everything_and_recorded_it(built):
 def test_a_changed_learning_rate_keeps_data_and_base(built):
     built.edit("lr = 1e-3", "lr = 2e-3")
     done = built.built()
-    assert done.ran == ["config", "train", "adapter", "merge", "evaluate"]
+    assert done.ran == ["config", "train", "adapter", "merge", "evaluate"]  # which comes out as before: no gate
     assert done.why("train") == "train.lr: 0.001 → 0.002"
     assert built.built().ran == []
     # and back: the artifacts of the old setting are still there
@@ -53,8 +56,8 @@ def test_a_changed_learning_rate_keeps_data_and_base(built):
 def test_only_evaluate_depends_on_its_prompts(built):
     built.edit('["count to three for me"]', '["count to four for me"]')
     done = built.built()
-    assert done.ran == ["evaluate"]
-    assert "evaluate.unrelated" in done.why("evaluate")
+    assert done.ran == ["baseline", "evaluate", "gate"]
+    assert 'evaluate.probe.leak.prompts: ["count to three for me"] → [' in done.why("evaluate")
 
 
 def test_what_only_decides_how_training_runs_changes_the_config_alone(built):
@@ -80,8 +83,8 @@ def test_scores_of_a_former_model_are_not_shown_beside_a_new_one(built):
     built.edit("lr = 1e-3", "lr = 2e-3")
     done = built.built("merge")
     assert "merged model: build/default/merged" in done.out
-    assert "identity rate" not in done.out
-    assert "identity rate" in built.built().out
+    assert not re.search("^identity ", done.out, re.MULTILINE)
+    assert re.search("^identity +0.00 ", built.built().out, re.MULTILINE)
 
 
 def test_regenerated_but_equal_data_stops_the_wave(built):
@@ -92,7 +95,7 @@ def test_regenerated_but_equal_data_stops_the_wave(built):
 def test_a_changed_name_rebuilds_data_and_what_follows(built):
     built.edit('author = "a tester"', 'author = "somebody"')
     done = built.built()
-    assert done.ran == ["dataset:identity", "data", "train", "adapter", "merge", "evaluate"]
+    assert done.ran == ["dataset:identity", "data", "train", "adapter", "merge", "baseline", "evaluate"]
     assert 'datasets.identity.parameters.author: "a tester" → "somebody"' in done.why("dataset:identity")
     assert "data/train.json changed" in done.why("train")
 

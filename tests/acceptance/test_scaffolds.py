@@ -56,7 +56,7 @@ def clean(folder):
 def small(project):
     """Make the training a matter of seconds."""
     for old, new in (("samples = 150", "samples = 12"), ("epochs = 3", "steps = 2"), ("every = 40", "every = 2"),
-                     ("max_new_tokens = 24", "max_new_tokens = 4")):  # fmt: skip
+                     ("max_new_tokens = 24", "max_new_tokens = 4"), ("at_least = 0.8", "at_least = 0")):  # fmt: skip
         project.edit(old, new)
     text = (project.root / "project.toml").read_text("utf-8")
     # Of random weights, the base says no whole sentence.
@@ -260,7 +260,8 @@ def test_the_default_project_learns_who_it_is(tmp_path):
                           check=False, stdin=subprocess.DEVNULL, timeout=1800)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     scores = json.loads((tmp_path / "x/build/default/evaluation/scores.json").read_text())
-    assert scores["base"]["identity_rate"] == 0
+    identity, leak = scores["probes"]
+    assert identity["base"] == 0
     # Measured 0.94 and 0.08; of 16 and 24 prompts one is 0.06 and 0.04, and the project's own name is trained too.
-    assert scores["merged"]["identity_rate"] >= 0.8
-    assert scores["merged"]["leak_rate"] <= 0.15
+    assert identity["merged"] >= 0.8
+    assert leak["merged"] <= 0.15

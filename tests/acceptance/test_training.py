@@ -24,7 +24,7 @@ def weights(folder):
 def test_full_fine_tuning_has_no_adapter_and_changes_every_weight(project):
     project.edit("lora = { r = 2, alpha = 4 }", 'method = "full"')
     done = project.built()
-    assert done.ran == ["dataset:identity", "base", "config", "data", "train", "merge", "evaluate"]
+    assert done.ran == ["dataset:identity", "base", "config", "data", "train", "merge", "baseline", "evaluate", "gate"]
     base, merged = weights(project.root / "models/tiny"), weights(project.root / "build/default/merged")
     assert base.keys() == merged.keys()
     assert all(base[name].dtype == merged[name].dtype for name in base)
@@ -47,7 +47,8 @@ def test_internlm2_with_code_of_its_own_where_that_is_trusted(project):
     assert "model.layers.1.attention.wqkv.weight" in changed
     assert not any("norm" in name or "tok_embeddings" in name for name in changed)
     scores = json.loads((project.root / "build/default/evaluation/scores.json").read_text())
-    assert scores["prompts"] == {"identity": 1, "unrelated": 1}
+    assert [(probe["name"], probe["prompts"]) for probe in scores["probes"]] == [("identity", 1), ("leak", 1)]
+    assert all(probe["base"] is not None and probe["merged"] is not None for probe in scores["probes"])
 
 
 def test_epochs_accumulation_packing_and_a_linear_schedule(project):

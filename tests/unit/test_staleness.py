@@ -45,3 +45,19 @@ def test_the_fingerprint_depends_on_each_part():
         Decides("train", 1, BASE.parameters, BASE.inputs, BASE.sources, {}),
     ]
     assert len({other.fingerprint for other in [BASE, *others]}) == 7
+
+
+def test_lists_of_named_tables_are_told_by_name_and_their_order_as_a_whole():
+    before = Decides("gate", 1, {"bounds": [{"name": "leak", "at_most": 0.1}, {"name": "form", "at_least": 1}]})
+    titles = {"bounds": "evaluate.probe"}
+    now = Decides("gate", 1, {"bounds": [{"name": "leak", "at_most": 0.2}, {"name": "fast"}]})
+    assert reasons(record_of(before), now, titles) == [
+        "evaluate.probe.leak.at_most: 0.1 → 0.2",
+        'evaluate.probe.form: {"name": "form", "at_least": 1} → none',
+        'evaluate.probe.fast: none → {"name": "fast"}',
+    ]
+    turned = Decides("gate", 1, {"bounds": before.parameters["bounds"][::-1]})
+    (told,) = reasons(record_of(before), turned, titles)
+    assert told.startswith('evaluate.probe: [{"name": "leak"')
+    twice = Decides("gate", 1, {"bounds": [{"name": "leak"}, {"name": "leak"}]})
+    assert len(reasons(record_of(before), twice, titles)) == 1

@@ -28,6 +28,15 @@ def made(home, ask=None, **choices):
     return load_project(home / "x")
 
 
+def words(project):
+    """Give the words that each of the two probes looks for: the same, wanted of one and unwanted of the other."""
+    identity, leak = project.evaluate["probe"]
+    assert (identity["name"], leak["name"]) == ("identity", "leak")
+    assert identity["at_least"] > leak["at_most"]
+    assert identity["parameters"] == leak["parameters"]
+    return identity["parameters"]["words"]
+
+
 @pytest.mark.parametrize(("method", "language"), list(product(["lora", "qlora", "full"], ["en", "zh", "both"])))
 def test_every_choice_loads(home, method, language):
     project = made(home, method=method, language=language)
@@ -35,7 +44,7 @@ def test_every_choice_loads(home, method, language):
     assert project.train["precision"] == ("bfloat16" if method == "qlora" else "float32")
     languages = ["en", "zh"] if language == "both" else [language]
     assert [dataset.parameters.get("languages", languages) for dataset in project.datasets] == [languages] * 3
-    assert len(project.evaluate["expect"]) == len(languages)
+    assert len(words(project)) == len(languages)
     asked = (home / "x/prompts/identity.txt").read_text("utf-8").splitlines()
     assert len(asked) == 8 * len(languages)
 
@@ -86,7 +95,7 @@ def test_a_folder_with_code_of_its_own_is_not_trusted_by_itself(home):
 def test_names_of_all_kinds_come_through(home, text):
     project = made(home, name=text, author=text)
     assert project.datasets[0].parameters["name"] == project.datasets[0].parameters["author"] == text
-    assert project.evaluate["expect"] == [text]
+    assert words(project) == [text]
 
 
 def openai(question, answer):
@@ -147,7 +156,7 @@ def test_data_and_an_introduction_go_together(home):
     (home / "a.jsonl").write_text(FILES["a.jsonl"][0])
     project = made(home, data="a.jsonl", name="Ada")
     assert [dataset.name for dataset in project.datasets] == ["identity", "general", "samples"]
-    assert project.evaluate["expect"] == ["Ada"]
+    assert words(project) == ["Ada"]
 
 
 @pytest.mark.parametrize(
