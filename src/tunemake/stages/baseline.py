@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tunemake.stages import Job
-from tunemake.stages.probes import SCORES, asked_of, described, examination, load, number, write, write_base
+from tunemake.stages.probes import SCORES, asked_of, described, examination, finite, load, number, write, write_base
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def run(job: Job) -> dict[str, Any]:
     told = {
         **described(model),
         "probes": {
-            name: {"score": number(score), "parts": [round(part, 6) for part in score.parts] if score else []}
+            name: {"score": number(score), "parts": [finite(part) for part in score.parts] if score else []}
             for name, score in scores.items()
         },
     }

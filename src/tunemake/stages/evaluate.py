@@ -22,6 +22,7 @@ from tunemake.stages.probes import (
     asked_of,
     described,
     examination,
+    finite,
     held_out_of,
     load,
     number,
@@ -107,6 +108,6 @@ def _answers(
                 "probe": one.name, "prompt": question.prompt, "reference": question.reference,
                 "base": base.answers[question.prompt].text, "merged": answers[question.prompt].text,
                 "base_value": parts[index] if parts else None,
-                "merged_value": round(score.parts[index], 6) if score and score.parts else None,
+                "merged_value": finite(score.parts[index]) if score and score.parts else None,
             })  # fmt: skip
     return rows

@@ -79,7 +79,12 @@ def read_base(folder: Path) -> Base:
 
 def number(score: Score | None) -> float | None:
     """Give a score's value for JSON: None for one that is no finite number."""
-    return round(score.value, 6) if score is not None and math.isfinite(score.value) else None
+    return None if score is None else finite(score.value)
+
+
+def finite(value: float) -> float | None:
+    """Give a number for JSON, which has none that are not finite."""
+    return round(value, 6) if math.isfinite(value) else None
 
 
 def described(model: Answers) -> Mapping[str, Any]:

@@ -103,7 +103,7 @@ def test_regex_is_found_anywhere_in_python_s_syntax(score):
     assert score("regex", said("one\ntwo"), pattern="(?m)^two$").value == 1
 
 
-def test_a_pattern_that_is_none_is_told_before_and_while_it_is_used(score, plugins):
+def test_a_pattern_that_is_none_is_told_before_and_while_it_is_used(plugins):
     regex = plugins.probe("regex")
     assert schema_faults({"pattern": "(yes"}, regex.parameters, "here")
     with pytest.raises(ProbeError, match="pattern: not a regular expression"):
