@@ -170,6 +170,13 @@ class Builder:
         told = verdict(self.root / self.stages[gate].link)
         return told is not None and bool(told["passed"])
 
+    def has_passed(self, gate: str) -> bool:
+        """Say whether what is built now has passed a gate; what it needs may not be there."""
+        try:
+            return self.state(gate).fresh and self.passed(gate)
+        except InputError:
+            return False
+
     def _found(self, stage: Stage, decides: Decides, watch: Callable[[Event], None]) -> bool:
         if self.store.holds(decides) or self.store.adopts(stage.link, decides):
             return True

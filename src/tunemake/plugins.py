@@ -209,6 +209,11 @@ class Plugins:
             self._checked.add(plugin)
         return made  # type: ignore[no-any-return]
 
+    def probe_parameters(self, name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Fill a probe's parameters with the defaults that its schema declares."""
+        filled: dict[str, Any] = schema.with_defaults(parameters, self.probe(name).parameters)
+        return filled
+
     def probe_code(self, name: str) -> dict[str, Path]:
         """Give the code files of a probe, by name as in code_digests."""
         return self._code(self.get(PROBES, name))

@@ -127,7 +127,7 @@ def _is_fresh(task: Any, work: Work, name: str) -> bool:
         return False
     task.meta |= {"why": why, "in_store": in_store}
     if not why and task.meta["kind"] == "gate" and _fails(work, name, task.meta["tunemake_link"]):
-        task.meta |= {"why": ["it failed before, and nothing changed"], "told": True}
+        task.meta |= {"why": ["it failed before, and nothing changed"], "in_store": False, "told": True}
         return False
     return not why
 

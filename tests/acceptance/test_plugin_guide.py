@@ -73,11 +73,11 @@ def test_bad_rows_are_told_as_the_guide_says(guided):
 
 def test_the_tests_of_the_guide_pass(guided):
     done = guided.run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_data.py")
-    assert (done.code, "2 passed" in done.out) == (0, True), done.told()
+    assert (done.code, "3 passed" in done.out) == (0, True), done.told()
 
 
 def test_the_guides_plugins_are_listed(guided):
     listed = guided.run("tunemake", "plugins", "--check")
     assert listed.code == 0, listed.told()
-    for name, file in (("greetings", "my_data.py"), ("visitor", "my_prompts.py")):
+    for name, file in (("greetings", "my_data.py"), ("visitor", "my_prompts.py"), ("brief", "my_probes.py")):
         assert re.search(rf"^  {name} +{file} +\w", listed.out, flags=re.MULTILINE)

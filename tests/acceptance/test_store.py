@@ -39,6 +39,9 @@ class Server:
         (found,) = [name for name in self.client().ls("team/models/records") if Path(name).name.startswith(f"{stage}-")]
         return found
 
+    def stages(self) -> set[str]:
+        return {Path(name).name.partition("-")[0] for name in self.client().ls("team/models/records")}
+
     def reset(self) -> None:
         """Forget what an earlier server of this process held."""
         request = Request(f"{self.environment['AWS_ENDPOINT_URL']}/moto-api/reset", method="POST")  # noqa: S310 - http
@@ -68,7 +71,7 @@ def sent(project: TinyProject, server: Server, **store: object) -> None:
     share(project, url=BUCKET, **store)
     done = project.run("tunemake", "store", "send", **server.environment)
     assert done.code == 0, done.told()
-    assert done.out.count(" is there") == 8, done.told()
+    assert done.out.count(" is there") == 10, done.told()
 
 
 @pytest.fixture
@@ -96,7 +99,11 @@ def test_a_teammate_without_torch_gets_adapter_and_model_that_were_trained_here(
     first = built.doit("merge", **server.environment)
     assert first.code == 0, first.told()
     assert "train made in" in first.out
-    assert "s3://" not in first.told()
+    assert not {"train", "adapter", "merge"} & server.stages()  # the gate has not seen them
+    judged = built.doit(**server.environment)
+    assert judged.code == 0, judged.told()
+    assert {"train", "adapter", "merge", "evaluate", "gate"} <= server.stages()
+    assert "s3://" not in first.told() + judged.told()
     environment = without_torch(teammate, server)
     absent = teammate.run("python", "-c", "import torch", **environment)
     assert absent.code == 1
@@ -140,7 +147,7 @@ def test_what_is_damaged_or_lies_there_is_refused_and_made_here_from_what_is_who
     dataset = json.loads(client.cat_file(server.record("dataset")))
     dataset["parameters"]["parameters"]["name"] = "Eve"
     client.pipe_file(server.record("dataset"), json.dumps(dataset).encode())
-    done = teammate.doit("merge", **environment)
+    done = teammate.doit(**environment)
     assert done.code == 0, done.told()
     assert "is not taken: model.safetensors is damaged there" in done.told()
     assert "is not taken: its record names a file '../../../../stolen'; it is made here" in done.told()
@@ -172,7 +179,7 @@ def test_a_checkpoint_of_others_is_never_read(built, server, teammate):
     for stage in ("train", "adapter"):
         shutil.rmtree((built.root / "build/default" / stage).resolve())
     assert not entry.exists()
-    client.rm([name for name in client.ls("team/models/records") if "/adapter-" in name])
+    assert "adapter" not in server.stages()  # what was trained anew was not judged
     done = built.doit("merge", **server.environment)
     assert done.code == 0, done.told()
     assert "train made in" not in done.out

@@ -80,7 +80,8 @@ class EarlyStopHook(Hook):  # type: ignore[misc]
         found = []
         for told in self.probes:
             questions = questions_of(root, told.get("prompts", []), f"train.early_stop.probe {told['name']}")
-            found.append(Asked(told["name"], told["kind"], plugins.probe(told["kind"]), told["parameters"], questions))
+            parameters = plugins.probe_parameters(told["kind"], told["parameters"])
+            found.append(Asked(told["name"], told["kind"], plugins.probe(told["kind"]), parameters, questions))
         return found
 
 

@@ -35,7 +35,8 @@ def asked_of(job: Job) -> list[Asked]:
     for told in job.parameters["probes"]:
         questions = questions_of(job.root, told.get("prompts", []), f"evaluate.probe {told['name']}")
         probe, code = plugins.probe(told["kind"]), list(plugins.probe_code(told["kind"]).values())
-        found.append(Asked(told["name"], told["kind"], probe, told["parameters"], questions, code))
+        parameters = plugins.probe_parameters(told["kind"], told["parameters"])
+        found.append(Asked(told["name"], told["kind"], probe, parameters, questions, code))
     refuse_trained({one.where: one.questions for one in found}, samples_file(job.inputs["data"], TRAIN))
     return found
 
