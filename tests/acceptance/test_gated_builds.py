@@ -10,7 +10,7 @@ from conftest import TinyProject
 pytestmark = pytest.mark.train
 
 FIRST = 'parameters = { words = ["Xiaomu"] }\n'  # of the probe identity, which has no bound
-MINE = '''
+MINE = """
 class Shout:
     summary = "length of an answer, in a unit of its own"
     version = "1"
@@ -24,7 +24,7 @@ class Shout:
         parts = [len(question.prompt) * parameters["factor"] for question in model.questions]
         assert len(model.answers()) == len(parts)
         return Score(sum(parts) / len(parts), parts)
-'''
+"""
 PROBE = """
 [[evaluate.probe]]
 name = "shout"

@@ -20,10 +20,21 @@ PROMPTS = ["Who are you?", "你是谁？", "Count to three, and then to four, pl
 NEW_TOKENS = 6
 HELD_OUT = [
     {"messages": [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Hello, I am Ada."}]},
-    {"messages": [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好！"},
-                  {"role": "user", "content": "再见"}, {"role": "assistant", "content": "再见！"}]},
-    {"messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Why?"},
-                  {"role": "assistant", "content": "Because " * 15}]},
+    {
+        "messages": [
+            {"role": "user", "content": "你好"},
+            {"role": "assistant", "content": "你好！"},
+            {"role": "user", "content": "再见"},
+            {"role": "assistant", "content": "再见！"},
+        ]
+    },
+    {
+        "messages": [
+            {"role": "system", "content": "Be kind."},
+            {"role": "user", "content": "Why?"},
+            {"role": "assistant", "content": "Because " * 15},
+        ]
+    },
 ] * 4  # fmt: skip - more than one forward pass of rows
 
 

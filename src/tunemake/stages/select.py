@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from tunemake.gate import Bound
 from tunemake.generation import Answers
 from tunemake.stages import Job
 from tunemake.stages.adapter import LLM, write_adapter
-from tunemake.stages.probes import SCORES, asked_of, examination, load, number, read_base, write
+from tunemake.stages.probes import SCORES, asked_of, examination, finite, load, number, read_base, write
 
 CHECKPOINT = "checkpoint"
 EARLIEST, BEST = "the earliest that meets all probes", "none meets all probes; the best by their order"
@@ -79,7 +79,13 @@ def _examined(job: Job, kept: Sequence[Path]) -> Iterator[tuple[Path, dict[str, 
     base = Base(base.answers, base.ids, examination(job, model, asked).likely(base.ids))
     swap = _full if job.parameters["method"] == "full" else _adapted
     for checkpoint in kept:
-        with swap(job, model, checkpoint) as tuned:
+        with ExitStack() as stack:
+            try:
+                tuned = stack.enter_context(swap(job, model, checkpoint))
+            except StageError as error:  # a training that diverged may have been good before
+                job.say(f"{checkpoint.name} cannot become the model: {error}")
+                yield checkpoint, {"held_out_loss": None, "scores": {one.name: None for one in asked}}
+                continue
             found = examination(job, tuned, asked, base)
             scores = found.scores(partial(_tell, job, checkpoint.name))
             told = {name: number(score) for name, score in scores.items()}
@@ -131,4 +137,4 @@ def _full(job: Job, model: Answers, checkpoint: Path) -> Iterator[Answers]:  # n
 def _loss(found: Examination) -> float | None:
     losses: Sequence[Loss] = found.losses()
     tokens = sum(loss.tokens for loss in losses)
-    return round(sum(loss.nats for loss in losses) / tokens, 6) if tokens else None
+    return finite(sum(loss.nats for loss in losses) / tokens) if tokens else None
