@@ -4,7 +4,7 @@ import pytest
 
 from tunemake.digests import Digests
 from tunemake.faults import PluginError
-from tunemake.plugins import DATASETS, PROMPTS, Plugins
+from tunemake.plugins import DATASETS, PROBES, PROMPTS, Plugins
 
 GOOD = '''
 """A stranger's generator."""
@@ -279,3 +279,57 @@ def test_a_plugin_in_a_namespace_package(install, plugins, tmp_path):
     assert list(plugins.code_digests(plugins.get(DATASETS, "lone"))) == ["lone.py"]
     with pytest.raises(PluginError, match=r"module spread\.nowhere not found"):
         plugins.get(DATASETS, "lost").code()
+
+
+PROBE = """
+class Loud:
+    summary, version, unit, needs = "how loud", "1", "shouts", ["questions"]
+    parameters = {"type": "object", "additionalProperties": False, "properties": {"least": {"default": 3}}}
+
+    def score(self, parameters, model):
+        return parameters["least"]
+"""
+
+
+def test_a_probe_of_a_package_is_found_checked_and_its_parameters_filled(install, plugins):
+    install("loud-dist", "stranger_a", PROBE, tunemake__probes="loud = stranger_a:Loud")
+    assert "loud" in plugins.names(PROBES)
+    assert "stranger_a" not in sys.modules
+    assert plugins.get(PROBES, "loud").title == "probe loud (loud-dist 1.0)"
+    assert plugins.probe("loud").unit == "shouts"
+    assert plugins.probe_parameters("loud", {}) == {"least": 3}
+    assert list(plugins.probe_code("loud")) == ["stranger_a.py"]
+    ((path, fault),) = plugins.probe_faults("loud", {"leest": 1}, ("evaluate", "probe", 0, "parameters"))
+    assert path == ("evaluate", "probe", 0, "parameters", "leest")
+    assert "evaluate.probe[0].parameters.leest: unknown key" in str(fault)
+    assert plugins.probe_faults("loud", {"least": 1}, ()) == []
+
+
+def test_a_probe_of_the_projects_own_file_goes_before_one_that_is_installed(install, tmp_path):
+    install("loud-dist", "stranger_a", PROBE, tunemake__probes="loud = stranger_a:Loud")
+    (tmp_path / "mine.py").write_text(PROBE.replace("shouts", "whispers"))
+    plugins = Plugins(tmp_path, ["mine.py"], Digests(tmp_path / "digests.json"))
+    assert plugins.probe("loud").unit == "whispers"
+    assert list(plugins.probe_code("loud")) == ["mine.py"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('"how loud", "1", "shouts"', '"how loud", 1, ""', "version: missing; expected a text"),
+        ('"how loud", "1", "shouts"', '"how loud", 1, ""', "unit: missing; expected a text"),
+        ('["questions"]', '["answers"]', r"needs: not known; expected a list of questions, references, base, "),
+        ('["questions"]', '"questions"', "needs: not known"),
+        ("def score", "def scores", "score: missing; expected a method score"),
+        (
+            '{"type": "object", ',
+            '{"type": "table", ',
+            r"type: 'table' is not valid .*; expected a JSON Schema of draft 2020-12",
+        ),
+        ("class Loud", "raise SystemExit(3)\nclass Loud", "cannot be imported: SystemExit: 3"),
+    ],
+)
+def test_a_broken_probe_is_named_with_its_distribution_and_the_cause(install, plugins, old, new, told):
+    install("loud-dist", "stranger_a", PROBE.replace(old, new), tunemake__probes="loud = stranger_a:Loud")
+    with pytest.raises(PluginError, match=rf"(?m)^probe loud \(loud-dist 1\.0\): {told}"):
+        plugins.probe("loud")

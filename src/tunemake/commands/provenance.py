@@ -118,10 +118,10 @@ def status(root: Path, say: Say, *, machine: bool = False) -> int:
     say("build: up to date" if not steps else f"build: {len(steps)} of {len(builder.stages)} stages are stale")
     for line in as_text(steps).splitlines() if steps else []:
         say(f"  {line}")
-    for name, told in judged.items():
+    for name, judgement in judged.items():
         former = " (a model that is not up to date)" if name in {step.stage for step in steps} else ""
-        say(f"{name}: {'passed' if told['passed'] else 'failed'}{former}")
-        for line in lines_of(told, name):
+        say(f"{name}: {'passed' if judgement['passed'] else 'failed'}{former}")
+        for line in lines_of(judgement, name):
             say(f"  {line}")
     for name, place in places.items():
         say(f"{name}: {place}")
