@@ -58,5 +58,5 @@ def judged(builder: Builder, name: str) -> str | None:
 def _other_gates(builder: Builder, name: str) -> list[str]:
     """Name the gates of what is built to the end."""
     gates = {other: stage for other, stage in builder.stages.items() if stage.kind == "gate" and other != name}
-    built = {need.stage: builder.state(need.stage).fresh for stage in gates.values() for need in stage.needs.values()}
+    built = {need.stage: builder.is_built(need.stage) for stage in gates.values() for need in stage.needs.values()}
     return [other for other, stage in gates.items() if all(built[need.stage] for need in stage.needs.values())]

@@ -33,9 +33,15 @@ def gate_of(stages: Mapping[str, Stage], name: str) -> str | None:
 
 
 def withheld_by(stages: Mapping[str, Stage], gate: str) -> list[str]:
-    """Name the stages whose artifacts wait for a gate: the training, and what was made from it, the gate included."""
-    before = set(_needed(stages, gate))
-    return [name for name in stages if name in before and _is_trained(stages, name)]
+    """Name the stages whose artifacts wait for a gate: the training, and what was made from it, the gate included.
+
+    Beside what the gate needs, that is what its variant tells of the model, such as the report.
+    """
+    before, variant = set(_needed(stages, gate)), stages[gate].variant
+    return [
+        name for name, stage in stages.items()
+        if (name in before or stage.variant == variant) and _is_trained(stages, name)
+    ]  # fmt: skip
 
 
 def _is_trained(stages: Mapping[str, Stage], name: str) -> bool:

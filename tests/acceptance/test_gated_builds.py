@@ -48,7 +48,7 @@ def gate_of(project: TinyProject, variant: str = "default") -> dict:
 def test_a_model_that_fails_is_told_kept_and_told_again(built):
     bounded(built, "at_least = 0.9")
     failed = built.doit()
-    assert (failed.code, failed.ran) == (1, ["gate"])
+    assert (failed.code, failed.ran) == (1, ["report", "gate"])
     assert failed.why("gate") == "evaluate.probe.identity.at_least: none → 0.9"
     answer = json.loads((built.root / "build/default/evaluation/answers.json").read_text())[0]["merged"]
     assert "gate: identity: expected at least 0.9, got 0; the base model has 0\n" in failed.out
@@ -58,6 +58,7 @@ def test_a_model_that_fails_is_told_kept_and_told_again(built):
     assert "Traceback" not in failed.told()
     assert gate_of(built)["passed"] is False
     assert (built.root / "build/default/merged/model.safetensors").is_file()
+    assert "identity" in (built.root / "build/default/report/report.html").read_text("utf-8")
 
     again = built.doit()
     assert (again.code, again.ran, " made in " in again.out) == (1, ["gate"], False)
@@ -76,7 +77,7 @@ def test_a_model_that_fails_is_told_kept_and_told_again(built):
 
     built.edit("at_least = 0.9", "at_least = 0.9\nrequired = false")
     told = built.built()
-    assert told.ran == ["gate"]
+    assert told.ran == ["report", "gate"]
     assert built.run("tunemake", "status").out.count("gate: passed\n") == 1
     assert built.built().ran == []
 
@@ -123,8 +124,8 @@ def test_a_probe_of_ones_own_chooses_and_judges_and_nothing_is_sent_before_it_pa
 
     built.edit("at_most = 1\n\n[store]", "at_most = 6\n\n[store]")
     passed = built.doit()
-    assert (passed.code, passed.ran) == (0, ["select", "gate"]), passed.told()
+    assert (passed.code, passed.ran) == (0, ["select", "report", "gate"]), passed.told()
     assert passed.why("select") == "evaluate.probe.shout.at_most: 1 → 6"
     sent = {path.name.partition("-")[0] for path in (store / "records").iterdir()}
-    assert {"train", "select", "adapter", "merge", "evaluate", "gate"} <= sent
+    assert {"train", "select", "adapter", "merge", "evaluate", "report", "gate"} <= sent
     shutil.rmtree(store)

@@ -56,7 +56,7 @@ def test_it_ends_with_the_score_table_the_times_and_the_way_on(job):
     assert re.search("^identity +0.00 ", table, re.MULTILINE)
     assert re.search("^leak ", table, re.MULTILINE)
     assert way == f"build/default/merged\ntalk to it:   {BIN / 'tunemake'} chat build/default/merged\n"
-    for stage in ("base", "train", "select", "adapter", "merge", "baseline", "evaluate", "gate"):
+    for stage in ("base", "train", "select", "adapter", "merge", "baseline", "evaluate", "report", "gate"):
         assert f"   {stage} made in " in job.told
 
 

@@ -13,7 +13,8 @@ from conftest import wait_for
 pytestmark = pytest.mark.train
 
 EVERYTHING = [
-    "dataset:identity", "base", "config", "data", "train", "adapter", "merge", "baseline", "evaluate", "gate",
+    "dataset:identity", "base", "config", "data", "train", "adapter", "merge", "baseline", "evaluate",
+    "report", "gate",
 ]  # fmt: skip
 
 
@@ -43,7 +44,14 @@ def test_the_build_made_everything_and_recorded_it(built):
 def test_a_changed_learning_rate_keeps_data_and_base(built):
     built.edit("lr = 1e-3", "lr = 2e-3")
     done = built.built()
-    assert done.ran == ["config", "train", "adapter", "merge", "evaluate"]  # which comes out as before: no gate
+    assert done.ran == [
+        "config",
+        "train",
+        "adapter",
+        "merge",
+        "evaluate",
+        "report",
+    ]  # evaluate's files are as before: no gate
     assert done.why("train") == "train.lr: 0.001 → 0.002"
     assert built.built().ran == []
     # and back: the artifacts of the old setting are still there
@@ -56,7 +64,7 @@ def test_a_changed_learning_rate_keeps_data_and_base(built):
 def test_only_evaluate_depends_on_its_prompts(built):
     built.edit('["count to three for me"]', '["count to four for me"]')
     done = built.built()
-    assert done.ran == ["baseline", "evaluate", "gate"]
+    assert done.ran == ["baseline", "evaluate", "report", "gate"]
     assert 'evaluate.probe.leak.prompts: ["count to three for me"] → [' in done.why("evaluate")
 
 
@@ -67,14 +75,14 @@ def test_what_only_decides_how_training_runs_changes_the_config_alone(built):
 
 def test_another_name_of_the_project_trains_and_asks_nothing_anew(built):
     built.edit('name = "tiny"', 'name = "other"')
-    assert built.built().ran == ["config", "merge"]  # the merged model's record names the project
+    assert built.built().ran == ["config", "merge", "report"]  # the merged model's record names the project
 
 
 def test_the_same_model_under_another_path_retrains_nothing(built):
     shutil.copytree(built.root / "models/tiny", built.root / "models/copy")
     built.edit("models/tiny", "models/copy")
     done = built.built()
-    assert done.ran == ["base", "config", "adapter", "merge"]  # the adapter names its base; the rest is quick
+    assert done.ran == ["base", "config", "adapter", "merge", "report"]  # the adapter names its base; the rest is quick
     config = (built.root / "build/default/config/train.py").read_text()
     assert "build/base/copy/model" in config
 
@@ -95,7 +103,7 @@ def test_regenerated_but_equal_data_stops_the_wave(built):
 def test_a_changed_name_rebuilds_data_and_what_follows(built):
     built.edit('author = "a tester"', 'author = "somebody"')
     done = built.built()
-    assert done.ran == ["dataset:identity", "data", "train", "adapter", "merge", "baseline", "evaluate"]
+    assert done.ran == ["dataset:identity", "data", "train", "adapter", "merge", "baseline", "evaluate", "report"]
     assert 'datasets.identity.parameters.author: "a tester" → "somebody"' in done.why("dataset:identity")
     assert "data/train.json changed" in done.why("train")
 
@@ -187,7 +195,7 @@ def test_always_and_single_keep_their_meaning(built):
 def test_two_processes(built):
     built.edit("lr = 1e-3", "lr = 2e-3")
     done = built.built("-n", "2")
-    assert sorted(done.ran) == ["adapter", "config", "evaluate", "merge", "train"]
+    assert sorted(done.ran) == ["adapter", "config", "evaluate", "merge", "report", "train"]
 
 
 def test_a_dataset_of_the_projects_own_file(built):
@@ -291,7 +299,7 @@ def test_a_module_that_the_projects_own_file_imports_counts_as_its_code(built):
 
 def test_a_licence_beside_the_model_retrains_nothing(built):
     built.write("models/tiny/LICENSE", "do as you like\n")
-    assert built.built().ran == ["base", "merge", "evaluate"]
+    assert built.built().ran == ["base", "merge", "evaluate", "report"]
     assert (built.root / "build/default/merged/LICENSE").read_text() == "do as you like\n"
 
 

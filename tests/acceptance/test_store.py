@@ -71,7 +71,7 @@ def sent(project: TinyProject, server: Server, **store: object) -> None:
     share(project, url=BUCKET, **store)
     done = project.run("tunemake", "store", "send", **server.environment)
     assert done.code == 0, done.told()
-    assert done.out.count(" is there") == 10, done.told()
+    assert done.out.count(" is there") == 11, done.told()
 
 
 @pytest.fixture

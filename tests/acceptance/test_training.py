@@ -24,7 +24,18 @@ def weights(folder):
 def test_full_fine_tuning_has_no_adapter_and_changes_every_weight(project):
     project.edit("lora = { r = 2, alpha = 4 }", 'method = "full"')
     done = project.built()
-    assert done.ran == ["dataset:identity", "base", "config", "data", "train", "merge", "baseline", "evaluate", "gate"]
+    assert done.ran == [
+        "dataset:identity",
+        "base",
+        "config",
+        "data",
+        "train",
+        "merge",
+        "baseline",
+        "evaluate",
+        "report",
+        "gate",
+    ]
     base, merged = weights(project.root / "models/tiny"), weights(project.root / "build/default/merged")
     assert base.keys() == merged.keys()
     assert all(base[name].dtype == merged[name].dtype for name in base)

@@ -54,7 +54,7 @@ def sent(root: Path) -> Iterator[str]:
         except InputError:
             continue  # what it needs is not built, and so neither is it
         gate = gate_of(builder.stages, name)
-        if gate is not None and state.fresh and not builder.has_passed(gate):
+        if gate is not None and state.fresh and not (builder.is_built(gate) and builder.passed(gate)):
             yield f"{name}: not sent: {gate} has not passed"
         elif state.fresh and builder.remote.send(
             builder.store.entry(state.decides), lambda event: told.append(str(event.get("say", "")))
