@@ -30,11 +30,13 @@ def site(tmp_path_factory):
 
 
 @pytest.mark.train
-def test_a_package_brings_a_generator_and_a_prompt_template(site, project):
+def test_a_package_brings_a_generator_a_prompt_template_and_a_probe(site, project):
     project.write("hours.txt", "Monday 8-12\nTuesday\nWednesday 9-17\n" + "Thursday 10-11\n" * 10)
     project.edit(IDENTITY, HOURS)
     project.edit("[datasets.identity]", "[datasets.hours]")
     project.edit('"chatml"', '"front_desk"')
+    asked = 'name = "hours"\nkind = "tells_hours"\nprompts = ["When is the clinic open on a Sunday?"]\n'
+    project.write("project.toml", f"{(project.root / 'project.toml').read_text()}\n[[evaluate.probe]]\n{asked}")
     done = project.doit(PYTHONPATH=str(site))
     assert done.code == 0, done.told()
     hours = project.root / "build/default/datasets/hours"
@@ -44,6 +46,11 @@ def test_a_package_brings_a_generator_and_a_prompt_template(site, project):
     assert rejected == [{"reasons": ["datasets.hours: hours.txt:2: no hours"], "row": "Tuesday"}]
     facts = project.record("default/datasets/hours")["facts"]
     assert (facts["samples"], facts["rejected"]) == (12, 1)
+
+    scores = json.loads((project.root / "build/default/evaluation/scores.json").read_text())["probes"]
+    assert [(one["name"], one["kind"], one["prompts"]) for one in scores][2:] == [("hours", "tells_hours", 1)]
+    assert scores[2]["merged"] == 0
+    assert shown(project, "tells_hours", site)["needs"] == ["questions"]
 
     template = shown(project, "front_desk", site)["values"]
     filled = with_defaults({"summary": "", **template}, load_schema("prompt_template.schema.json"))
@@ -89,6 +96,7 @@ def test_the_list_names_every_plugin_and_where_it_comes_from(site, project):
     origins = {(row["group"], row["name"]): row["origin"] for row in listed}
     assert origins["tunemake.datasets", "opening_hours"] == "clinic-plugin 1.0"
     assert origins["tunemake.prompts", "front_desk"] == "clinic-plugin 1.0"
+    assert origins["tunemake.probes", "tells_hours"] == "clinic-plugin 1.0"
     assert origins["tunemake.datasets", "csv_qa"].startswith("tunemake ")
     assert origins["tunemake.datasets", "ones_own"] == "mine.py"
 
@@ -186,7 +194,7 @@ def test_without_a_project_and_with_a_faulty_one(tmp_path, project):
     assert not (tmp_path / "build").exists()
     unknown = project.run("tunemake", "plugins", "csv_q")
     assert (unknown.code, unknown.err) == (
-        2, 'csv_q: no such dataset generator or prompt template; did you mean "csv_qa"?\n',
+        2, 'csv_q: no such dataset generator, prompt template or probe; did you mean "csv_qa"?\n',
     )  # fmt: skip
     project.write("project.toml", "[project]\nname = 'x'\n")
     faulty = project.run("tunemake", "plugins", "csv_qa")

@@ -3,9 +3,14 @@
 import ast
 import importlib.util
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from tunemake.digests import Digests
+from tunemake.plugins import PROBES, Plugins
+from tunemake.schema import load_schema, schema_faults
 
 REPOSITORY = Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"
@@ -20,7 +25,7 @@ def pages():
     return module.pages()
 
 
-@pytest.mark.parametrize("name", ["project.md", "generators.md", "prompts.md", "commands.md"])
+@pytest.mark.parametrize("name", ["project.md", "generators.md", "prompts.md", "probes.md", "commands.md"])
 def test_a_reference_page_is_what_the_generator_writes(pages, name):
     told = f"docs/reference/{name} is stale: python docs/generate.py writes it anew"
     assert (DOCS / "reference" / name).read_text("utf-8") == pages[name], told
@@ -56,3 +61,21 @@ def test_every_public_contract_is_documented(name):
 def test_every_link_leads_somewhere(page):
     links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8"))
     assert all((page.parent / link).exists() for link in links), links
+
+
+PROBES_PAGE = (DOCS / "probes.md").read_text("utf-8")
+HEAD = '[[evaluate.probe]]\nname = "facts"\nkind = "exact_match"\n'
+
+
+@pytest.mark.parametrize("block", re.findall(r"^```toml\n(.*?)^```$", PROBES_PAGE, flags=re.MULTILINE | re.DOTALL))
+def test_what_the_page_of_probes_declares_is_allowed(block, tmp_path):
+    told = tomllib.loads(block if block.startswith("[") else HEAD + block)["evaluate"]
+    told.setdefault("probe", tomllib.loads(HEAD)["evaluate"]["probe"])
+    assert schema_faults(told, load_schema("project.schema.json")["properties"]["evaluate"], "probes.md") == []
+    plugins = Plugins(tmp_path, [], Digests(tmp_path / "digests.json"))
+    assert not any(plugins.probe_faults(one["kind"], one.get("parameters", {}), ()) for one in told["probe"])
+
+
+def test_the_page_of_probes_names_each_that_ships(tmp_path):
+    names = Plugins(tmp_path, [], Digests(tmp_path / "digests.json")).names(PROBES)
+    assert [name for name in names if f"`{name}`" not in PROBES_PAGE] == []
