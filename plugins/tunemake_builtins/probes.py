@@ -6,7 +6,8 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tunemake.contracts import Answer, Examined, ProbeError, Score
@@ -219,6 +220,11 @@ class LmEval:
         },
         ["task"],
     )
+
+    def inputs(self, parameters: Mapping[str, Any]) -> Iterable[Path]:
+        """Name the task files of the project's own."""
+        folder = Path(parameters["folder"]) if "folder" in parameters else None
+        return sorted(path for path in folder.rglob("*") if path.is_file()) if folder is not None else []
 
     def score(self, parameters: Mapping[str, Any], model: Examined) -> Score:
         """Give the metric."""

@@ -28,7 +28,7 @@ from tunemake.stage import Need, Stage
 from tunemake.stages import Job
 from tunemake.staleness import Decides, reasons
 from tunemake.store import Store
-from tunemake.withholding import gate_of, verdict, withheld_by
+from tunemake.withholding import gate_of, needed, verdict, withheld_by
 
 Stamp = tuple[int, int, int]
 _HEAVY = ("torch", "transformers", "peft", "datasets", "xtuner", "mmengine", "bitsandbytes", "tokenizers", "numpy")
@@ -171,11 +171,15 @@ class Builder:
         return told is not None and bool(told["passed"])
 
     def is_built(self, name: str) -> bool:
-        """Say whether a stage's artifact is fresh; it is not where what it needs is not there."""
+        """Say whether a stage's artifact and all that it was made from are fresh; not where something is not there."""
         try:
-            return self.state(name).fresh
+            return self.state(name).fresh and not self.stale_below(name)
         except InputError:
             return False
+
+    def stale_below(self, name: str) -> list[str]:
+        """Name what a stage needs, and what that needs, that is not fresh; raises InputError where it is not there."""
+        return [one for one in needed(self.stages, name) if one != name and not self.state(one).fresh]
 
     def _found(self, stage: Stage, decides: Decides, watch: Callable[[Event], None]) -> bool:
         if self.store.holds(decides) or self.store.adopts(stage.link, decides):
@@ -275,8 +279,8 @@ class Builder:
         code: dict[str, Path] = {}
         if stage.generator is not None:
             code = self.plugins.code(stage.generator, stage.parameters["parameters"])
-        for probe in stage.probes:
-            code |= self.plugins.probe_code(probe)
+        for probe in stage.asked:
+            code |= self.plugins.probe_code(probe["kind"])
         sources = self._sources(stage)
         found = {path: digest for folder in folders.values() for path, digest in _linked(folder)}
         stamps = {path: _stamp(path) for path in (*code.values(), *sources.values(), *found)}
@@ -293,6 +297,9 @@ class Builder:
         files = {name: self._source(name) for name in stage.sources}
         if stage.generator is not None:
             given = self.plugins.inputs(stage.generator, stage.parameters["parameters"])
+            files |= {self._portable(path): path for path in given}
+        for probe in stage.asked:
+            given = self.plugins.probe_inputs(probe["kind"], probe["parameters"])
             files |= {self._portable(path): path for path in given}
         if stage.folder is not None:
             folder = (self.root / stage.folder).resolve()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,9 @@ from tunemake.generation import Answers
 from tunemake.plugin_files import place_in
 from tunemake.prompts import labelled_ids
 
-_ROWS = 8  # samples of a forward pass
+_ROWS = 8  # samples of a forward pass, at most
+_LOGITS = 1 << 26  # values of its logits, at most, unless one sample has more
+_PIECE = 512  # positions whose losses are taken at once
 Progress = Callable[[int, int, str], None]
 
 
@@ -37,14 +39,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class Base:
-    """What the base model says. ids: of its answer to each prompt. likely: of some prompts, its log-probabilities.
+    """What the base model says. ids: of its answer to each prompt. likely: files of log-probabilities, of some prompts.
 
-    A tensor of `likely` is float16, with a row for each token of the answer and a column for each of the vocabulary.
+    Each is numpy's, in float16, with a row for each token of the answer and a column for each of the vocabulary.
     """
 
     answers: Mapping[str, Answer]
     ids: Mapping[str, Sequence[int]]
-    likely: Mapping[str, Any] = field(default_factory=dict)
+    likely: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,17 +100,28 @@ class Examination:
         """Give the token ids of the answer to each prompt that was asked."""
         return dict(self._ids)
 
-    def likely(self, answers: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-        """Give what Base.likely holds, of the prompts that a probe compares. answers: token ids by prompt."""
+    def likely(self, answers: Mapping[str, Sequence[int]], folder: Path) -> dict[str, Path]:
+        """Give what Base.likely holds, of the prompts that a probe compares. answers: token ids by prompt.
+
+        folder: for the files, each of answer length × vocabulary × 2 bytes; of many prompts more than memory holds.
+        """
+        import numpy as np
+
         compared = {q.prompt for asked in self.asked if "divergence" in asked.probe.needs for q in asked.questions}
-        return {prompt: self._likely(prompt, answers[prompt]).half().cpu() for prompt in sorted(compared)}
+        found = {}
+        folder.mkdir(exist_ok=True)
+        for number, prompt in enumerate(sorted(compared)):
+            found[prompt] = folder / f"{number}.npy"
+            np.save(found[prompt], self._likely(prompt, answers[prompt]).half().cpu().numpy())
+        return found
 
     def divergence(self, prompt: str) -> float:
         """Give KL(base || model) in nats, mean over the tokens of the base's answer to a prompt."""
         assert self.base is not None
+        import numpy as np
         import torch
 
-        before = self.base.likely[prompt].to(self.model.model.device).float()
+        before = torch.from_numpy(np.load(self.base.likely[prompt])).to(self.model.model.device).float()
         if not len(before):
             return 0.0
         now = self._likely(prompt, self.base.ids[prompt])
@@ -118,10 +131,22 @@ class Examination:
     def losses(self) -> list[Loss]:
         """Give the loss of each held-out sample."""
         if self._losses is None:
-            rows = [self._labelled(sample) for sample in self.terms.held_out]
-            parts = [rows[first : first + _ROWS] for first in range(0, len(rows), _ROWS)]
-            self._losses = [loss for part in parts for loss in self._loss(part)]
+            self._losses = [loss for part in self._parts() for loss in self._loss(part)]
         return self._losses
+
+    def _parts(self) -> Iterator[list[list[tuple[int, bool]]]]:
+        """Give the held-out samples in parts that fit into memory with their logits."""
+        vocabulary = self.model.model.config.get_text_config().vocab_size
+        part: list[list[tuple[int, bool]]] = []
+        for sample in self.terms.held_out:
+            row = self._labelled(sample)
+            width = max(len(row), *map(len, part)) if part else len(row)
+            if part and (len(part) == _ROWS or (len(part) + 1) * width * vocabulary > _LOGITS):
+                yield part
+                part = []
+            part.append(row)
+        if part:
+            yield part
 
     def _labelled(self, sample: Sample) -> list[tuple[int, bool]]:
         return labelled_ids(self.model.template, sample["messages"], self.model.tokenizer)[: self.terms.max_length]
@@ -134,10 +159,14 @@ class Examination:
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
         trained = torch.tensor([[t for _, t in row] + [False] * (width - len(row)) for row in rows], device=device)
         with torch.no_grad():
-            logits = self.model.model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
-        nats = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-        counted = trained[:, 1:]
-        return [Loss(float(n), int(c)) for n, c in zip((nats * counted).sum(1), counted.sum(1), strict=True)]
+            logits = self.model.model(input_ids=ids, attention_mask=mask).logits[:, :-1]
+            counted = trained[:, 1:]
+            wanted, told = logits[counted], ids[:, 1:][counted]
+            pieces = zip(wanted.split(_PIECE), told.split(_PIECE), strict=True)
+            entropy = torch.nn.functional.cross_entropy
+            nats = torch.cat([entropy(a.float(), b, reduction="none") for a, b in pieces])
+        counts = counted.sum(1).tolist()
+        return [Loss(float(part.sum()), count) for part, count in zip(nats.split(counts), counts, strict=True)]
 
     def _likely(self, prompt: str, answer: Sequence[int]) -> Any:
         """Give the log-probabilities of each token of an answer's place, a row a token."""

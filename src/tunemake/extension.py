@@ -27,13 +27,15 @@ def extends(before: Mapping[str, Any], now: Decides) -> bool:
     # A training's last step may be of fewer iterations than the others; a longer one has none such there.
     whole = before["facts"]["iterations"] % now.parameters["accumulation"] == 0
     alike = _differs_in_length_alone(before, now) and _longer(before["parameters"], now)
-    return alike and whole and _goes_on(now.parameters)
+    return alike and whole and _goes_on(now.parameters) and "early_stop" not in now.parameters
 
 
 def why_anew(before: Mapping[str, Any] | None, now: Decides) -> str | None:
     """Say why a training that is a recorded one and more of the same cannot go on from it; None where it is none."""
     if before is None or not _differs_in_length_alone(before, now) or not _longer(before["parameters"], now):
         return None
+    if "early_stop" in now.parameters:
+        return "with an early stop a longer training is a new one: it may end elsewhere"
     if _goes_on(now.parameters):
         return None
     what = f"a {now.parameters['schedule']} schedule" if now.parameters["schedule"] != "constant" else "a warm-up"

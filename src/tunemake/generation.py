@@ -56,7 +56,7 @@ class Answers:
 
     def stop_ids(self) -> list[int]:
         """Give the ids that end an answer: end of sequence, and stop words that are one token."""
-        words = [self.tokenizer.encode(word, add_special_tokens=False) for word in self.template["stop_words"]]
+        words = [self._encoded(word) for word in self.template["stop_words"]]
         ids = {self.tokenizer.eos_token_id, *(word[0] for word in words if len(word) == 1)}
         return sorted(stop for stop in ids if stop is not None)
 
@@ -84,7 +84,20 @@ class Answers:
                 input_ids=given, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False,
                 temperature=None, top_p=None, top_k=None, eos_token_id=stops, pad_token_id=pad,
             )  # fmt: skip
-        return [_until(row, stops) for row in made[:, width:].tolist()]
+        return [self._until_word(_until(row, stops)) for row in made[:, width:].tolist()]
+
+    def _until_word(self, ids: list[int]) -> list[int]:
+        """Cut an answer's ids after a stop word of several tokens, which does not stop the generation."""
+        words = [word for word in self.template["stop_words"] if len(self._encoded(word)) > 1]
+        if not any(word in self.tokenizer.decode(ids) for word in words):
+            return ids
+        first = 1
+        while not any(word in self.tokenizer.decode(ids[:first]) for word in words):
+            first += 1
+        return ids[:first]
+
+    def _encoded(self, word: str) -> list[int]:
+        return list(self.tokenizer.encode(word, add_special_tokens=False))
 
 
 def _until(ids: list[int], stops: Sequence[int]) -> list[int]:

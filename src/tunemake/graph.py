@@ -35,14 +35,16 @@ def stages(
     made = [_dataset(project, dataset, None) for dataset in light]
     made += [base, _config(project, template, base, config_sources)]
     made += [_dataset(project, dataset, template) for dataset in heavy]
-    made += [_data(project), _train(project, template)]
+    made.append(_data(project))
+    if project.evaluate is not None:  # before the training: a probe that cannot score is told then
+        made.append(judging.baseline(project, template))
+    made.append(_train(project, template))
     if selects(project):
-        made += [judging.baseline(project, template), judging.select(project, template)]
+        made.append(judging.select(project, template))
     if project.train["method"] != "full":
         made.append(_adapter(project))
     made.append(_merge(project, template))
     if project.evaluate is not None:
-        made += [] if selects(project) else [judging.baseline(project, template)]
         made.append(judging.evaluate(project, template))
     made.append(report(project, variants=variants))
     if project.evaluate is not None:
@@ -82,7 +84,7 @@ def _named(stage: Stage, name: str, names: Mapping[str, str]) -> Stage:
 
 def _work(stage: Stage) -> tuple[Any, ...]:
     """Give what a stage does, wherever its artifact is shown."""
-    code = stage.generator, stage.probes
+    code = stage.generator, stage.asked
     return stage.kind, stage.parameters, stage.runtime, stage.needs, code, stage.sources, stage.folder
 
 
@@ -202,7 +204,7 @@ def _train(project: Project, template: Mapping[str, Any]) -> Stage:
     }
     return Stage(
         name="train", kind="train", doc="the training itself",
-        probes=tuple(dict.fromkeys(probe["kind"] for probe in stopping)), sources=tuple(dict.fromkeys(files)),
+        asked=tuple(stopping), sources=tuple(dict.fromkeys(files)),
         parameters={**deciding, "data": _training_data(project), "seed": project.seed},
         runtime={
             **running, "questions": asked, "template": _template_check(project, template),
@@ -222,7 +224,7 @@ def _adapter(project: Project) -> Stage:
     lora = project.train["lora"]
     return Stage(
         name="adapter", kind="adapter", doc="the adapter as a Hugging Face PEFT folder",
-        parameters={"lora": dict(lora), "base": project.model["source"]},
+        parameters={"lora": dict(lora), "base": models.public_name(project.model["source"])},
         link=link(project, "adapter"), outputs=("adapter_model.safetensors", "adapter_config.json"),
         needs=_weights(project),
         titles={"lora": "train.lora", "base": "model.source"},

@@ -41,7 +41,7 @@ def _scoring(project: Project, template: Mapping[str, Any]) -> dict[str, Any]:
             "trust_remote_code": project.model["trust_remote_code"],
         },
         "runtime": {"plugins": list(project.plugins)},
-        "probes": tuple(dict.fromkeys(probe["kind"] for probe in told)),
+        "asked": tuple(told),
         "sources": tuple(dict.fromkeys(prompts)),
         "titles": {"probes": "evaluate.probe", "max_new_tokens": "evaluate.max_new_tokens", "seed": "project.seed",
                    "max_length": "data.max_length", "bounds": "evaluate.probe", "order": "evaluate.order"},
@@ -75,7 +75,7 @@ def select(project: Project, template: Mapping[str, Any]) -> Stage:
     fields = _scoring(project, template)
     fields["parameters"] |= {
         "bounds": bounds_of(project), "order": project.evaluate.get("order", []), "method": project.train["method"],
-        "lora": dict(project.train["lora"]),
+        "lora": {} if project.train["method"] == "full" else dict(project.train["lora"]),
     }  # fmt: skip
     return Stage(
         name="select", kind="select", doc="every kept checkpoint scored, and one chosen",

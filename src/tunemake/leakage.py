@@ -18,6 +18,7 @@ MOST = 100_000  # samples of a kind that are compared for near ones; of more, ev
 MOST_PAIRS = 500_000  # pairs measured in one comparison, evenly spread; it takes about ten seconds
 _CROWD = 20  # pairs that sketches choose among, by those measured
 _EXAMPLES = 3  # of same ones, and of near ones
+_SHORT = 1_000  # characters, up to which trigrams are kept
 _CHUNK = 500
 # With 20 bands of 6 rows, MinHash misses 1 in 400 pairs of similarity 0.8, and takes up 1 in 60 of 0.3 for nothing.
 _BANDS, _ROWS = 20, 6
@@ -188,10 +189,17 @@ def similarity(one: str, other: str) -> float:
     return shared / (len(mine) + len(others) - shared)
 
 
-@lru_cache(maxsize=10_000)
 def _grams(text: str) -> frozenset[str]:
     """Give a folded text's runs of GRAM characters; one that is shorter is its own."""
+    return _kept_grams(text) if len(text) <= _SHORT else _made_grams(text)
+
+
+def _made_grams(text: str) -> frozenset[str]:
     return frozenset(text[at : at + GRAM] for at in range(max(1, len(text) - GRAM + 1)))
+
+
+# Many pairs share a text; long ones would fill the memory, and are few.
+_kept_grams = lru_cache(maxsize=10_000)(_made_grams)
 
 
 def _sketches(texts: Iterable[str]) -> list[Any]:

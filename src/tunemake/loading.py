@@ -198,6 +198,10 @@ def _probe(project: Project, plugins: Plugins, at: Path_, probe: Mapping[str, An
         found += faults or _questions(project, (*at, "prompts"), prompts, needs)
     elif "references" in needs:
         found += _references(at, questions_of(project.root, prompts, probe["name"]))
+    least, most = probe.get("at_least"), probe.get("at_most")
+    if least is not None and most is not None and least > most:
+        what = "no score can keep to both bounds"
+        found += _at((*at, "at_least"), [Fault(probe["name"], what, f"at most {most:g}", f"{least:g}")])
     if "held_out" in needs and not project.data["held_out"]:
         found += _at(at, [Fault(probe["name"], "needs held-out samples", expected="data.held_out above 0")])
     if at[0] == "train" and needs & _MORE_THAN_THE_MODEL:

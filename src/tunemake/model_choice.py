@@ -9,10 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tunemake.adapters import load_whole, merge_for_good
 from tunemake.chat_templates import resolved
 from tunemake.digests import DIGESTS, Digests
 from tunemake.engines import xtuner
-from tunemake.faults import Fault, InputError, StageError, did_you_mean
+from tunemake.faults import Fault, InputError, did_you_mean
 from tunemake.generation import Answers
 from tunemake.graph import base_link
 from tunemake.model_record import read_model_record
@@ -44,13 +45,13 @@ class Choice:
         """Load it; raises ModelError or StageError for what cannot be loaded."""
         model = Answers.load(self.folder, self.template, trust_remote_code=self.trust_remote_code)
         if self.adapter is not None:
-            _put_on(model, self.adapter)
+            merge_for_good(model, self.adapter)
         elif self.checkpoint is not None and self.lora is not None:
             from tunemake.stages.adapter import write_adapter
 
             with tempfile.TemporaryDirectory() as folder:
                 write_adapter(self.checkpoint, self.lora, "base", Path(folder))
-                _put_on(model, Path(folder))
+                merge_for_good(model, Path(folder))
         elif self.checkpoint is not None:
             load_whole(model, self.checkpoint)
         return model
@@ -121,7 +122,7 @@ class Models:
             template = read_model_record(whole).get("template", template)
         elif self._variants:
             template = self._template(next(iter(self._variants.values())))
-        return Choice(str(folder), whole, resolved(template, whole), self._trusts())
+        return Choice(str(folder), whole, resolved(template, whole), self._trusts(whole))
 
     def _with_adapter(self, folder: Path, whole: Path) -> Choice:
         if not self._variants:
@@ -159,28 +160,13 @@ class Models:
         plugins = Plugins(self.root, project.plugins, Digests(self.root / DIGESTS))
         return plugins.prompt_template(project.model["prompt_template"])
 
-    def _trusts(self) -> bool:
-        return any(project.model["trust_remote_code"] for project in self._variants.values())
+    def _trusts(self, folder: Path) -> bool:
+        """Say whether a folder's own code may run: where it was built here, on a base that the project trusts."""
+        return any(
+            project.model["trust_remote_code"]
+            for name, project in self._variants.items()
+            if any(folder == place.resolve() for place in (self._build(name) / "merged", self._base(name).folder))
+        )
 
     def _build(self, name: str) -> Path:
         return self.root / "build" / name
-
-
-def load_whole(model: Answers, checkpoint: Path) -> None:
-    """Give a model the weights of a full fine-tuning's checkpoint; raises StageError where some are missing."""
-    from tunemake.checkpoints import load_weights
-    from tunemake.stages.adapter import LLM
-
-    weights = {name.removeprefix(LLM): tensor for name, tensor in load_weights(checkpoint).items()}
-    lacking = model.model.load_state_dict(weights, strict=False)
-    own = {name for name, _ in model.model.named_parameters()}  # a tied output is there once
-    if missing := sorted(own.intersection(lacking.missing_keys)):
-        raise StageError(Fault(checkpoint.name, f"{missing[0]} is missing", got=f"{len(missing)} weights missing"))
-
-
-def _put_on(model: Answers, adapter: Path) -> None:
-    """Merge an adapter into a loaded model, for good: it then answers as fast as any."""
-    from peft import PeftModel
-
-    model.model = PeftModel.from_pretrained(model.model, adapter).merge_and_unload(safe_merge=True)
-    model.model.eval()

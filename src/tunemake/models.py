@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from tunemake.faults import Fault, ModelError
@@ -64,6 +64,14 @@ class ModelFacts:
     parameters: int
     special_tokens: Mapping[str, str] = field(default_factory=dict)
     matrices: tuple[str, ...] = ()
+
+
+def public_name(source: str) -> str:
+    """Give what a model source is called elsewhere: org/name of a hub, a folder's last part, or a package's name."""
+    told = parse_source(source)
+    if told.kind == "folder":
+        return PurePath(told.name).name or "model"
+    return re.split(r"==|@", source.partition(":")[2])[0]
 
 
 def parse_source(text: str) -> Source:

@@ -12,6 +12,7 @@ from tunemake.artifacts import read_record
 from tunemake.building import Builder
 from tunemake.faults import InputError
 from tunemake.transfers import Tell
+from tunemake.withholding import needed
 
 Verdict = Literal["runs", "may run", "fetched", "found made", "fresh"]
 
@@ -45,7 +46,8 @@ def plan(builder: Builder, wanted: Iterable[str] = (), tell: Tell = _silent) -> 
 
     tell: is given a line where the shared store cannot be asked.
     """
-    chosen = needed(builder, wanted) if wanted else set(builder.stages)
+    asked = list(wanted) or list(builder.stages)
+    chosen = {one for name in asked for one in needed(builder.stages, name)}
     steps: dict[str, Step] = {}
     for name, stage in builder.stages.items():
         if name in chosen:
@@ -150,15 +152,3 @@ def _count(record: Mapping[str, Any] | None, file: str) -> int | None:
     facts = (record or {}).get("facts", {})
     part = facts.get(Path(file).stem, facts)
     return part.get("samples") if isinstance(part, Mapping) else None
-
-
-def needed(builder: Builder, wanted: Iterable[str]) -> set[str]:
-    """Name the wanted stages and all that they need."""
-    found: set[str] = set()
-    waiting = list(wanted)
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            waiting += [need.stage for need in builder.stages[name].needs.values()]
-    return found

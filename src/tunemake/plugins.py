@@ -215,8 +215,28 @@ class Plugins:
         return filled
 
     def probe_code(self, name: str) -> dict[str, Path]:
-        """Give the code files of a probe, by name as in code_digests."""
-        return self._code(self.get(PROBES, name))
+        """Give the code files of a probe, by name as in code_digests.
+
+        Of those that ship, the module and what it imports of its package: the others beside it decide no score.
+        """
+        plugin = self.get(PROBES, name)
+        code = self._code(plugin)
+        if plugin.distribution != "tunemake" or plugin.entry_point is None:
+            return code
+        files = {path: told for told, path in code.items()}
+        home = next(path for path in files if path.name == "__init__.py").parents[1]
+        module = home.joinpath(*plugin.entry_point.module.split(".")).with_suffix(".py")
+        return {files[path]: path for path in [module, *imported_files(module, home)] if path in files}
+
+    def probe_inputs(self, name: str, parameters: Mapping[str, Any]) -> list[Path]:
+        """Give the files that a probe reads beside its prompts."""
+        made = self.probe(name)
+        if not isinstance(made, ReadsFiles):
+            return []
+        filled = self.probe_parameters(name, parameters)
+        return [
+            self._root / path for path in self._ask(name, "inputs", partial(inputs_of, made.inputs, filled), PROBES)
+        ]
 
     def probe_faults(
         self, name: str, parameters: Mapping[str, Any], at: schema.Path_
@@ -315,7 +335,7 @@ class Plugins:
         filled: dict[str, Any] = schema.with_defaults(parameters, self.generator(name).parameters)
         return filled
 
-    def _ask(self, name: str, method: str, answer: Callable[[], list[Any]]) -> list[Any]:
+    def _ask(self, name: str, method: str, answer: Callable[[], list[Any]], group: str = DATASETS) -> list[Any]:
         try:
             return answer()
         except TunemakeError:
@@ -323,7 +343,7 @@ class Plugins:
         except GeneratorError as error:
             raise PluginError(Fault(name, str(error))) from error
         except Exception as error:  # a stranger's code can raise anything
-            plugin = self.get(DATASETS, name)
+            plugin = self.get(group, name)
             place = place_in(plugin.code(), error) or plugin.title
             what = f"{method} failed at {place}: {type(error).__name__}: {error}"
             raise PluginError(Fault(plugin.title, what)) from error

@@ -22,7 +22,7 @@ def questions_of(root: Path, told: Told, where: str) -> list[Question]:
     """
     if not isinstance(told, str):
         return [_question(one) for one in told]
-    lines = (root / told).read_text("utf-8-sig").splitlines()
+    lines = (root / told).read_text("utf-8-sig").split("\n")
     if told.endswith(".jsonl"):
         found, faults = _from_json(lines, told)
         if faults:

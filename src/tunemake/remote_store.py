@@ -22,8 +22,9 @@ from tunemake.remote_records import Outputs, RefusedError, check_config, check_l
 from tunemake.staleness import Decides
 from tunemake.transfers import Progress, Tell, each, within
 
-# A base model leads to files of the machine; a training config is Python code, and is rendered in a moment.
-NEVER_FETCHED = frozenset({"base", "config"})
+# A base model leads to files of the machine; a training config is Python code, and a report a page that a browser runs:
+# both are rendered in a moment.
+NEVER_FETCHED = frozenset({"base", "config", "report"})
 _RECORD_ONLY = frozenset({"base"})
 _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"})  # they have no folders
 _S3 = {"config_kwargs": {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 2}}}

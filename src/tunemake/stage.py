@@ -48,7 +48,7 @@ class Stage:
     name: the task's name. kind: the module under stages/. parameters: the values that decide the content; the stage
     works from this very dict. runtime: values that only decide how it runs. needs: other stages, by role.
     link: where the artifact is shown. outputs: files that must come out; the first is the main one.
-    generator: the dataset plugin whose code and inputs count. probes: the probe plugins whose code counts.
+    generator: the dataset plugin whose code and inputs count. asked: the probes whose code and inputs count.
     sources: files of the user's that it reads.
     folder: a base model's folder, read in place. titles: parameters as project.toml names them. variant: of which
     it is, the first one where several share it. also: further links that show it, one for each of them.
@@ -63,7 +63,7 @@ class Stage:
     runtime: Mapping[str, Any] = field(default_factory=dict)
     needs: Mapping[str, Need] = field(default_factory=dict)
     generator: str | None = None
-    probes: tuple[str, ...] = ()
+    asked: tuple[Mapping[str, Any], ...] = ()
     sources: tuple[str, ...] = ()
     folder: str | None = None
     titles: Mapping[str, str] = field(default_factory=dict)

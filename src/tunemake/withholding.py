@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,7 @@ def withheld_by(stages: Mapping[str, Stage], gate: str) -> list[str]:
 
     Beside what the gate needs, that is what its variant tells of the model, such as the report.
     """
-    before, variant = set(_needed(stages, gate)), stages[gate].variant
+    before, variant = set(needed(stages, gate)), stages[gate].variant
     return [
         name for name, stage in stages.items()
         if (name in before or stage.variant == variant) and _is_trained(stages, name)
@@ -45,10 +45,16 @@ def withheld_by(stages: Mapping[str, Stage], gate: str) -> list[str]:
 
 
 def _is_trained(stages: Mapping[str, Stage], name: str) -> bool:
-    return any(stages[one].kind == "train" for one in _needed(stages, name))
+    return any(stages[one].kind == "train" for one in needed(stages, name))
 
 
-def _needed(stages: Mapping[str, Stage], name: str) -> Iterator[str]:
-    yield name
-    for need in stages[name].needs.values():
-        yield from _needed(stages, need.stage)
+def needed(stages: Mapping[str, Stage], name: str) -> list[str]:
+    """Name a stage and all that it needs, each once."""
+    found: dict[str, None] = {}
+    waiting = [name]
+    while waiting:
+        one = waiting.pop()
+        if one not in found:
+            found[one] = None
+            waiting += [need.stage for need in stages[one].needs.values()]
+    return list(found)

@@ -12,6 +12,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "tunemake"
 ORDER = [
     "contracts",
     "faults",
+    "json_lines",
     "gate",
     "findings",
     "glance",
@@ -58,6 +59,7 @@ ORDER = [
     "machine",
     "build_size",
     "generation",
+    "adapters",
     "examination",
     "staleness",
     "artifacts",

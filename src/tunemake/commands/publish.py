@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _HUB = "hf:"
 _CARD = "README.md"
 _REFUSED = {401, 403}
+# What an earlier model may have left there, and would be loaded instead of this one or with it.
+_REPLACED = ["*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "chat_template.jinja"]
 _NOTHING = "nothing was published"
 _LONGEST = 200  # letters of what another library raises
 
@@ -104,10 +106,13 @@ def _fresh(builder: Builder, project: Project, what: str) -> Path:
     step = f"run doit {name}"
     try:
         state = builder.state(name)
+        stale = builder.stale_below(name)
     except InputError as error:
         raise InputError([*error.faults, Fault(link, "is not built", next_step=step)]) from None
     if not state.fresh:
         raise InputError(Fault(link, "is not up to date", got=state.reasons[0], next_step=step))
+    if stale:
+        raise InputError(Fault(link, f"was made from what is not up to date: {', '.join(stale)}", next_step=step))
     return builder.store.entry(state.decides)
 
 
@@ -152,6 +157,11 @@ def _client() -> HfApi:
     return HfApi(token=token, library_name="tunemake")
 
 
+def _refuse_public(client: HfApi, hub: str) -> None:
+    if not client.repo_info(hub).private:
+        raise StageError(Fault(f"{_HUB}{hub}", "is there already, and public", next_step=_NOTHING))
+
+
 def _send(client: HfApi, hub: str, parcel: Parcel, *, private: bool) -> str:
     """Upload in one commit, so that nobody sees half of it; give its address."""
     from huggingface_hub.errors import HfHubHTTPError
@@ -165,7 +175,13 @@ def _send(client: HfApi, hub: str, parcel: Parcel, *, private: bool) -> str:
         Path(folder, _CARD).write_text(parcel.card, "utf-8")
         try:
             client.create_repo(hub, private=private or None, exist_ok=True)
-            made: Any = client.upload_folder(repo_id=hub, folder_path=folder, commit_message=f"tunemake: {parcel.told}")
+            if private:
+                _refuse_public(client, hub)
+            made: Any = client.upload_folder(
+                repo_id=hub, folder_path=folder, commit_message=f"tunemake: {parcel.told}", delete_patterns=_REPLACED
+            )
+        except StageError:
+            raise
         except HfHubHTTPError as error:
             code = getattr(error.response, "status_code", None)  # none in some of its kinds
             told = "the token of HF_TOKEN may not write there" if code in _REFUSED else "the hub refuses what is sent"

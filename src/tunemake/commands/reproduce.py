@@ -18,10 +18,10 @@ from tunemake.engines import xtuner
 from tunemake.faults import Fault, InputError
 from tunemake.loading import load_builder
 from tunemake.models import MODEL_RECORD
-from tunemake.plan import needed
 from tunemake.progress import Watch
 from tunemake.stage import Stage
 from tunemake.staleness import differences
+from tunemake.withholding import needed
 
 Say = Callable[[str], None]
 MEANING = (
@@ -54,7 +54,8 @@ def reproduce(root: Path, say: Say, names: Sequence[str], into: Path | None, *, 
     something differs. Raises InputError where what is shown here is not up to date: then there is nothing to compare.
     """
     builder = load_builder(root)
-    wanted = needed(builder, [stage for name in names for stage in stages_of(list(builder.stages), name)])
+    asked = [stage for name in names for stage in stages_of(list(builder.stages), name)]
+    wanted = {one for name in asked for one in needed(builder.stages, name)}
     chosen = [name for name in builder.stages if name in wanted or not names]
     _refuse_stale(builder, chosen)
     folder, kept = _folder(root, into), into is not None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ from mmengine.hooks import Hook
 from xtuner.registry import BUILDER
 
 from tunemake.digests import DIGESTS, Digests
+from tunemake.engines.xtuner import ROOT
 from tunemake.engines.xtuner_hooks import answering, append, keep_until
 from tunemake.examination import Asked, Examination, Terms
 from tunemake.gate import bounds_of
 from tunemake.generation import Answers
+from tunemake.json_lines import read_json_lines
 from tunemake.plugins import Plugins
 from tunemake.prompts import from_xtuner
 from tunemake.questions import questions_of
@@ -29,7 +31,7 @@ class EarlyStopHook(Hook):  # type: ignore[misc]
 
     Each check leaves a line in early_stop.jsonl: iteration, scores, met. tokenizer: a config, or one that is loaded.
     probes: as project.toml's train.early_stop.probe tells them; plugins: the project's own files. Files are looked for
-    in the working folder. every: iterations between two checks.
+    in the project's folder. every: iterations between two checks.
     """
 
     priority = "LOW"  # before CheckpointHook, which has VERY_LOW
@@ -56,7 +58,7 @@ class EarlyStopHook(Hook):  # type: ignore[misc]
         if is_main_process():
             path = Path(runner.work_dir) / CHECKS
             append(path, line)
-            last = read_checks(path)[-self.checks :]
+            last = read_json_lines(path)[-self.checks :]
             enough = [len(last) == self.checks and all(one["met"] for one in last)]
         broadcast_object_list(enough)  # each rank has its own rounding
         if enough[0]:
@@ -68,14 +70,14 @@ class EarlyStopHook(Hook):  # type: ignore[misc]
         model = runner.model.module if hasattr(runner.model, "module") else runner.model
         with answering(model):
             answers = Answers(model.llm, self.tokenizer, self.template)
-            terms = Terms(Path.cwd(), [], 0, self.max_new_tokens)
+            terms = Terms(_root(), [], 0, self.max_new_tokens)
             found = Examination(answers, self._asked(), terms).scores(lambda *_: None)
         values = {name: score.value if score and math.isfinite(score.value) else None for name, score in found.items()}
         scores = [(bound, values[bound.name]) for bound in bounds_of(self.probes)]
         return {"iteration": done, "scores": values, "met": all(s is not None and b.holds(s) for b, s in scores)}
 
     def _asked(self) -> Sequence[Asked]:
-        root = Path.cwd()
+        root = _root()
         plugins = Plugins(root, self.plugins, Digests(root / DIGESTS))
         found = []
         for told in self.probes:
@@ -85,9 +87,5 @@ class EarlyStopHook(Hook):  # type: ignore[misc]
         return found
 
 
-def read_checks(path: Path) -> list[dict[str, Any]]:
-    """Give the whole lines of early_stop.jsonl."""
-    if not path.exists():
-        return []
-    whole, _, _ = path.read_text("utf-8").rpartition("\n")
-    return [json.loads(line) for line in whole.splitlines()]
+def _root() -> Path:
+    return Path(os.environ.get(ROOT, ".")).resolve()

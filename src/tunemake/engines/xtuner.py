@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 import shutil
 import sys
@@ -18,9 +17,11 @@ from tunemake.engines.python_edits import PythonText
 from tunemake.engines.xtuner_additions import additions
 from tunemake.engines.xtuner_edits import edit_config
 from tunemake.faults import Fault, InputError
+from tunemake.json_lines import read_json_lines
 
 CONFIG, DECIDES, EXTENDS = "train.py", "decides.py", "extends.py"
 METHODS = ("full", "lora", "qlora")
+ROOT = "TUNEMAKE_ROOT"  # the environment variable that names the project's folder to a training
 METRICS, ANSWERS, STOPPED = "metrics.jsonl", "answers.jsonl", ".stopped"
 
 
@@ -162,9 +163,7 @@ def stopped_early(folder: Path, told: Mapping[str, Any]) -> int | None:
 
     told: train.early_stop.
     """
-    path = folder / "early_stop.jsonl"
-    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
-    last = lines[-told["checks"] :]
+    last = read_json_lines(folder / "early_stop.jsonl")[-told["checks"] :]
     enough = len(last) == told["checks"] and all(line["met"] for line in last)
     return int(last[-1]["iteration"]) if enough else None
 

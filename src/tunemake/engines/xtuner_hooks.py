@@ -234,7 +234,7 @@ def keep_until(path: Path, iteration: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text("utf-8").splitlines():
+    for line in path.read_text("utf-8").split("\n"):
         try:
             entry = json.loads(line)
         except ValueError:

@@ -10,19 +10,24 @@ from typing import Any
 from tunemake.models import parse_source
 
 HIDDEN = "(not shown)"
-_SECRET = re.compile(r"(?i)(^|_)(token|secret|password|passwd|credential|api_?key|access_?key)s?($|_)")
-_COUNTS = re.compile(r"(?i)(^|_)(max|min|new|stop|special)_(\w+_)?tokens?$|_tokens$")  # how many, or which words
+_SECRET = re.compile(
+    r"(^|_)(token|secret|password|passwd|passphrase|credential|auth|authorization|bearer|cookie|(api|access|private)_?key)"
+    r"s?($|_)"
+)
+_COUNTS = re.compile(r"(^|_)(max|min|new|stop|special|pad|eos|bos|num|n)_(\w+_)?tokens?$")  # how many, or which words
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[-. ]+")
 _USER = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s@]+@")
 _QUERY = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s?#]+)[?#]\S*")
 # A path begins a text or follows what ends a word: "and/or" and a URL's own path are none.
-_PATH = re.compile(r"(?<![\w/.:~])(?:file://)?~?(?:/[^\s/'\"`,;:()<>|]+){2,}/?")
+_PATH = re.compile(r"(?:(?<![\w/.:~])|(?<=\b[A-Za-z]:)|(?<=\bfile:))(?:file://)?~?(?:/[^\s/'\"`,;:()<>|]+){2,}/?")
 
 
 def portable(value: Any, name: str = "") -> Any:
     """Give a value with absolute paths cut to their last part, URLs without user and query, and secrets left out."""
     if isinstance(value, Mapping):
         return {key: portable(item, str(key)) for key, item in value.items()}
-    if _SECRET.search(name) and not _COUNTS.search(name) and value is not None:
+    words = _HUMP.sub("_", name).lower()
+    if _SECRET.search(words) and not _COUNTS.search(words) and value is not None:
         return HIDDEN
     if isinstance(value, list | tuple):
         return [portable(item) for item in value]

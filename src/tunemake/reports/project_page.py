@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tunemake.comparison import compared
+from tunemake.json_lines import read_json_lines
 from tunemake.reports.pages import html
 from tunemake.reports.plots import COLOURS, Curve, plot, smoothed, thinned
-from tunemake.reports.run_figures import rows_of
 
 _SPAN = 20  # points that the moving average of the loss looks back over
 
@@ -34,7 +34,7 @@ def _curves(root: Path, variants: Sequence[str]) -> tuple[list[Curve], list[tupl
     curves: list[Curve] = []
     named: list[tuple[str, int]] = []
     for name in variants:
-        rows = thinned(rows_of(root / "build" / name / "train" / "metrics.jsonl"), ("iteration", "loss"))
+        rows = thinned(read_json_lines(root / "build" / name / "train" / "metrics.jsonl"), ("iteration", "loss"))
         if rows:
             losses = smoothed([row["loss"] for row in rows], _SPAN)
             curves.append(Curve([row["iteration"] for row in rows], losses, len(curves) + 1))

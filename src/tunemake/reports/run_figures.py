@@ -12,6 +12,7 @@ from tunemake.artifacts import read_record
 from tunemake.contracts import Message
 from tunemake.data_figures import figures
 from tunemake.faults import ModelError
+from tunemake.json_lines import read_json_lines
 from tunemake.prompts import text_of
 from tunemake.samples import read_samples
 from tunemake.trained_text import TOKENIZER, TrainedTexts
@@ -20,26 +21,18 @@ MOST_ANSWERS = 100  # shown of a probe
 _EXAMPLE: Sequence[Message] = ({"role": "user", "content": "Who are you?"},)
 
 
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    """Read a file of JSON lines; [] where there is none. A last line that is cut short is left out."""
-    if not path.exists():
-        return []
-    whole, _, _ = path.read_text("utf-8").rpartition("\n")
-    return [json.loads(line) for line in whole.splitlines() if line]
-
-
 def training(folder: Path) -> dict[str, Any]:
     """Give a training's rows and sums.
 
     rows: of metrics.jsonl, each with tokens_per_second. seconds: of the iterations alone; padding: share of the
     tokens. answers: by prompt, in order of iteration.
     """
-    rows = rows_of(folder / "metrics.jsonl")
+    rows = read_json_lines(folder / "metrics.jsonl")
     rows = [{**row, "tokens_per_second": row["tokens"] / max(row["seconds"], 1e-9)} for row in rows]
     tokens, padded = (sum(row[key] for row in rows) for key in ("tokens", "padded_tokens"))
     seconds = sum(row["seconds"] for row in rows)
     answers: dict[str, list[dict[str, Any]]] = {}
-    for row in rows_of(folder / "answers.jsonl"):
+    for row in read_json_lines(folder / "answers.jsonl"):
         answers.setdefault(row["prompt"], []).append(row)
     record = read_record(folder) or {}
     return {

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tunemake.adapters import LLM
 from tunemake.checkpoints import dtype_of, fill, load_weights
 from tunemake.faults import Fault, StageError
 from tunemake.lora import LoraConfig
@@ -25,7 +26,6 @@ from tunemake.model_folder import (
 from tunemake.stages import Job
 from tunemake.tensors import FLOATS, Tensor, create, read_model
 
-LLM = "llm."  # XTuner's SupervisedFinetune keeps the model under this name
 PREFIX = "base_model.model."  # PEFT keeps it under this one
 CHECKPOINT = re.compile(r"iter_\d+\.pth")
 FACTOR_A = re.compile(rf"{re.escape(PREFIX)}(.+)\.(?:lora_A\.weight|lora_embedding_A)")

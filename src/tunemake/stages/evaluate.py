@@ -18,6 +18,7 @@ from tunemake.stages import Job
 from tunemake.stages.data import HELD_OUT, TRAIN, samples_file
 from tunemake.stages.probes import (
     ANSWERS,
+    LIKELY,
     SCORES,
     asked_of,
     described,
@@ -66,7 +67,7 @@ def _of_base(job: Job, asked: Sequence[Asked], base: Base) -> tuple[Base, list[t
     if "divergence" not in needs(asked) and "adapter" not in job.inputs:
         return base, []
     model = load(job, job.inputs["base"] / "model")
-    likely = examination(job, model, asked).likely(base.ids)
+    likely = examination(job, model, asked).likely(base.ids, job.work / LIKELY)
     both: list[tuple[Any, Any]] = []
     if "adapter" in job.inputs:
         from peft import PeftModel

@@ -21,6 +21,7 @@ from tunemake.stages import Job
 from tunemake.stages.data import HELD_OUT, TRAIN, samples_file
 
 ANSWERS, SCORES = "answers.json", "scores.json"
+LIKELY = ".likely"  # a folder of the base's probabilities, while a stage runs
 MOST_HELD_OUT = 128  # samples whose loss is taken
 
 

@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from tunemake import gate
-from tunemake.checkpoints import load_weights
+from tunemake.adapters import adapted, load_whole
 from tunemake.contracts import Loss
 from tunemake.engines.xtuner import checkpoints, iteration_of
 from tunemake.examination import Base, Examination
-from tunemake.faults import Fault, StageError
+from tunemake.faults import StageError
 from tunemake.gate import Bound
 from tunemake.generation import Answers
 from tunemake.stages import Job
-from tunemake.stages.adapter import LLM, write_adapter
-from tunemake.stages.probes import SCORES, asked_of, examination, finite, load, number, read_base, write
+from tunemake.stages.adapter import write_adapter
+from tunemake.stages.probes import LIKELY, SCORES, asked_of, examination, finite, load, number, read_base, write
 
 CHECKPOINT = "checkpoint"
 EARLIEST, BEST = "the earliest that meets all probes", "none meets all probes; the best by their order"
+REQUIRED = "none meets all probes; of those that meet the required ones, the best by their order"
 ONLY, LAST = "the only one that was kept", "the last"
 
 
@@ -50,7 +51,8 @@ def choose(rows: Sequence[dict[str, Any]], bounds: Iterable[Bound], order: Seque
     """Choose a row and say why: the earliest that keeps to all bounds, else the best by order; marks what `meets`.
 
     rows: in the order of training, each with `scores` by probe. order: names of probes, the most important first; the
-    others follow. Better is what misses its bound by less; of equal ones the earlier.
+    others follow. One that meets all that is required goes before any that does not. Better is what misses its bound by
+    less; of equal ones the earlier.
     """
     named = {bound.name: bound for bound in bounds}
     ranked = [*[name for name in order if name in named], *[name for name in named if name not in order]]
@@ -59,7 +61,9 @@ def choose(rows: Sequence[dict[str, Any]], bounds: Iterable[Bound], order: Seque
     met = [row for row in rows if row["meets"]]
     if met:
         return met[0], EARLIEST
-    return min(rows, key=lambda row: [_misses(row, named[name]) for name in ranked]), BEST
+    passing = [row for row in rows if all(_misses(row, named[n]) == 0 for n in ranked if named[n].required)]
+    best = min(passing or rows, key=lambda row: [_misses(row, named[name]) for name in ranked])
+    return best, REQUIRED if passing else BEST
 
 
 def _misses(row: Mapping[str, Any], bound: Bound) -> float:
@@ -76,7 +80,7 @@ def _examined(job: Job, kept: Sequence[Path]) -> Iterator[tuple[Path, dict[str, 
     asked = asked_of(job)
     base = read_base(job.inputs["baseline"])
     model = load(job, job.inputs["base"] / "model")
-    base = Base(base.answers, base.ids, examination(job, model, asked).likely(base.ids))
+    base = Base(base.answers, base.ids, examination(job, model, asked).likely(base.ids, job.work / LIKELY))
     swap = _full if job.parameters["method"] == "full" else _adapted
     for checkpoint in kept:
         with ExitStack() as stack:
@@ -98,39 +102,18 @@ def _tell(job: Job, checkpoint: str, done: int, total: int, text: str) -> None:
 
 @contextmanager
 def _adapted(job: Job, model: Answers, checkpoint: Path) -> Iterator[Answers]:
-    """Put a checkpoint's adapter on the base for a while: merged into its weights, which is how it will be, and faster.
-
-    The base's own weights wait on the CPU and come back as they were; taking the adapter off again would round them.
-    """
-    import torch
-    from peft import PeftModel
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
+    """Put a checkpoint's adapter on the base for a while."""
     folder = job.work / ".adapter"
     write_adapter(checkpoint, job.parameters["lora"], "base", folder)
-    wrapped = PeftModel.from_pretrained(model.model, folder)
-    layers = [module.get_base_layer() for module in wrapped.modules() if isinstance(module, BaseTunerLayer)]
-    own = [(weight, weight.detach().to("cpu", copy=True)) for layer in layers for weight in layer.parameters()]
-    wrapped.merge_adapter(safe_merge=True)
-    wrapped.eval()
-    try:
-        yield Answers(wrapped, model.tokenizer, model.template)
-    finally:
-        wrapped.unload()
-        with torch.no_grad():
-            for weight, before in own:
-                weight.copy_(before)
-        shutil.rmtree(folder)
+    with adapted(model, folder) as tuned:
+        yield tuned
+    shutil.rmtree(folder)
 
 
 @contextmanager
 def _full(job: Job, model: Answers, checkpoint: Path) -> Iterator[Answers]:  # noqa: ARG001 - as _adapted
-    """Give the model the weights of a full fine-tuning's checkpoint, which the next one replaces."""
-    weights = {name.removeprefix(LLM): tensor for name, tensor in load_weights(checkpoint).items()}
-    lacking = model.model.load_state_dict(weights, strict=False)
-    own = {name for name, _ in model.model.named_parameters()}  # a tied output is there once
-    if missing := sorted(own.intersection(lacking.missing_keys)):
-        raise StageError(Fault(checkpoint.name, f"{missing[0]} is missing", got=f"{len(missing)} weights missing"))
+    """Give the model a checkpoint's weights, which the next one replaces."""
+    load_whole(model, checkpoint)
     yield model
 
 

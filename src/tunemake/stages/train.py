@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from tunemake.digests import DIGESTS, Digests
 from tunemake.engines import xtuner
 from tunemake.engines.trackers import FOLDER, missing
 from tunemake.faults import Fault, StageError
+from tunemake.json_lines import read_json_lines
 from tunemake.machine import needs_gpu, no_gpu, old_bitsandbytes
 from tunemake.plugins import Plugins
 from tunemake.project import machine_environment
@@ -90,8 +90,9 @@ def _train(job: Job, folder: Path, command: list[str]) -> None:
     # The training saves a checkpoint when it is told to end, and this process, which is told too, waits for that.
     signal.signal(signal.SIGTERM, lambda *_: None)
     # What trackers write tells of the machine and of times: no part of the artifact.
-    tracking = {FOLDER: str(job.root / "build" / "tracking" / job.work.name)} if job.runtime["trackers"] else {}
-    code = subprocess.run(command, cwd=folder, check=False, env={**machine_environment(), **tracking}).returncode
+    told = {FOLDER: str(job.root / "build" / "tracking" / job.work.name)} if job.runtime["trackers"] else {}
+    told[xtuner.ROOT] = str(job.root)  # the working folder only looks like it, and has no neighbours
+    code = subprocess.run(command, cwd=folder, check=False, env={**machine_environment(), **told}).returncode
     ended.set()
     watcher.join()
     if code:
@@ -105,10 +106,10 @@ def _ended_early(job: Job) -> int | None:
 
 def _finish(job: Job) -> dict[str, Any]:
     made = xtuner.checkpoints(job.work)
-    lines = _lines(job.work / xtuner.METRICS)
+    lines = read_json_lines(job.work / xtuner.METRICS)
     early = _ended_early(job)
     last = early or (lines[-1]["iterations"] if lines else 0)
-    if not made or not lines or lines[-1]["iteration"] < last:
+    if not made or not lines or (early is None and lines[-1]["iteration"] != last):
         raise StageError(Fault("train", "XTuner ended before the last iteration", next_step="see its log"))
     if xtuner.iteration_of(made[-1]) != last:
         raise StageError(Fault("train", f"no checkpoint of iteration {last}", got=made[-1].name))
@@ -129,10 +130,10 @@ def _finish(job: Job) -> dict[str, Any]:
 
 def _relay(job: Job, ended: threading.Event) -> None:
     """Turn the lines that the hooks write into progress and answers for whoever watches."""
-    shown, last = len(_lines(job.work / xtuner.ANSWERS)), False
+    shown, last = len(read_json_lines(job.work / xtuner.ANSWERS)), False
     while not last:
         last = ended.wait(0.3)  # one more look after the end
-        lines, answers = _lines(job.work / xtuner.METRICS), _lines(job.work / xtuner.ANSWERS)
+        lines, answers = read_json_lines(job.work / xtuner.METRICS), read_json_lines(job.work / xtuner.ANSWERS)
         if lines:
             speed = lines[-1]["tokens"] / max(lines[-1]["seconds"], 1e-9)
             text = f"loss {lines[-1]['loss']:.3f}  {speed:.0f} tokens/s"
@@ -140,13 +141,6 @@ def _relay(job: Job, ended: threading.Event) -> None:
         for answer in answers[shown:]:
             job.say(f"iteration {answer['iteration']}  {answer['prompt']} → {answer['answer']}")
         shown = max(shown, len(answers))
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    whole, _, _ = path.read_text("utf-8").rpartition("\n")
-    return [json.loads(line) for line in whole.splitlines()]
 
 
 def _need_gpu(value: str, what: str) -> None:

@@ -9,17 +9,24 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Hub:
-    """Serves while it is entered. made: the repository asked for; commits: files by name of each. refuses: a status."""
+    """Serves while it is entered. made: the repository asked for; commits: files by name of each. refuses: a status.
+
+    there: files of an earlier upload; deleted: those that a commit took away. private: what the repository is.
+    """
 
     def __init__(self):
         self.made, self.commits, self.tokens, self.refuses = None, [], set(), None
+        self.there, self.deleted, self.private = [], [], True
 
     def __enter__(self):
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.do_POST()
+
             def do_POST(self):
-                content = self.rfile.read(int(self.headers["Content-Length"]))
+                content = self.rfile.read(int(self.headers["Content-Length"] or 0))
                 hub.tokens.add(self.headers["Authorization"])
                 told = {"error": "no"} if hub.refuses else hub.answer(self.path, content)
                 body = json.dumps(told).encode()
@@ -50,6 +57,11 @@ class Hub:
                 key: value for key, value in json.loads(content).items() if value is not None and key != "type"
             }
             return {"url": f"{self.url}/org/tiny"}
+        if path.startswith("/api/models/org/tiny/tree/main"):
+            return [{"type": "file", "path": name, "size": 1, "oid": "0" * 40} for name in self.there]
+        if path.partition("?")[0] == "/api/models/org/tiny":
+            names = [{"rfilename": name} for name in self.there]
+            return {"id": "org/tiny", "private": self.private, "siblings": names, "sha": "0" * 40}
         if path == "/api/validate-yaml":
             return {"errors": [], "warnings": []}
         if path == "/api/models/org/tiny/preupload/main":
@@ -57,6 +69,7 @@ class Hub:
             return {"files": [{"path": one["path"], "uploadMode": "regular", "shouldIgnore": False} for one in asked]}
         assert path == "/api/models/org/tiny/commit/main", path
         lines = [json.loads(line) for line in content.splitlines()]
+        self.deleted += [line["value"]["path"] for line in lines if line["key"] == "deletedFile"]
         files = [line["value"] for line in lines if line["key"] == "file"]
         self.commits.append({file["path"]: base64.b64decode(file["content"]) for file in files})
         # The client reads an address of the hub's own out of this, whatever its endpoint.

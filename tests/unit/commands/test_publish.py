@@ -65,7 +65,7 @@ def test_one_that_is_no_longer_what_the_project_asks_for_is_not_published(built,
     root = shutil.copytree(built.root, tmp_path / "project", symlinks=True)
     made = Built(root)
     (root / "project.toml").write_text((root / "project.toml").read_text().replace("steps = 40", "steps = 50"))
-    with pytest.raises(InputError, match=r"build/default/\w+(: | )is not up to date; got .*run doit"):
+    with pytest.raises(InputError, match=r"build/default/\w+: .*not up to date.*run doit"):
         list(publish(made.builder(), str(tmp_path / "out"), None))
 
 
@@ -87,6 +87,7 @@ def test_damage_that_neither_size_nor_time_tells_is_found(built, tmp_path):
 
 
 def test_a_hub_gets_everything_in_one_commit_under_its_own_name(built, hub):
+    hub.there = ["model-00001-of-00002.safetensors", "model.safetensors.index.json", "notes.md"]
     api = HfApi(endpoint=hub.url, token="hf_secret")
     told = list(publish(built.builder(), "hf:org/tiny", None, lambda: api, private=True))
     assert hub.made == {"name": "tiny", "organization": "org", "private": True}
@@ -95,7 +96,16 @@ def test_a_hub_gets_everything_in_one_commit_under_its_own_name(built, hub):
     assert 'model_name = "org/tiny"' in commit["README.md"].decode()
     assert set(commit) == {*names(built.artifact("merged")), "README.md"} - {"artifact.json", "log.txt"}
     assert hub.tokens == {"Bearer hf_secret"}
+    assert sorted(hub.deleted) == hub.there[:2]  # they would be loaded instead of what was sent
     assert told[-1] == f"https://huggingface.co/org/tiny/commit/{'0' * 40}: {built.artifact('merged').name}"
+
+
+def test_what_is_meant_to_be_private_is_not_sent_to_where_all_can_see_it(built, hub):
+    hub.private = False
+    api = HfApi(endpoint=hub.url, token="hf_secret")
+    with pytest.raises(StageError, match="is there already, and public; nothing was published"):
+        list(publish(built.builder(), "hf:org/tiny", None, lambda: api, private=True))
+    assert not hub.commits
 
 
 def test_a_hub_that_refuses_is_told_in_a_line_without_the_token(built, hub):
