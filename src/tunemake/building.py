@@ -28,7 +28,7 @@ from tunemake.stage import Need, Stage
 from tunemake.stages import Job
 from tunemake.staleness import Decides, reasons
 from tunemake.store import Store
-from tunemake.withholding import gate_of, needed, verdict, withheld_by
+from tunemake.withholding import after, gate_of, needed, verdict, withheld_by
 
 Stamp = tuple[int, int, int]
 _HEAVY = ("torch", "transformers", "peft", "datasets", "xtuner", "mmengine", "bitsandbytes", "tokenizers", "numpy")
@@ -162,8 +162,16 @@ class Builder:
         if stage.kind == "gate" and self.passed(stage.name):
             for name in withheld_by(self.stages, stage.name):
                 self.remote.send((self.root / self.stages[name].link).resolve(), watch)
-        elif made and gate_of(self.stages, stage.name) is None:
+            # One that is stale is made after this, and goes then.
+            for name in (name for name in after(self.stages, stage.name) if self.state(name).fresh):
+                self.remote.send((self.root / self.stages[name].link).resolve(), watch)
+        elif made and self._may_go(stage.name):
             self.remote.send(self.store.entry(decides), watch)
+
+    def _may_go(self, name: str) -> bool:
+        """Say whether what a stage just made waits for no gate, or for one that has passed before it."""
+        gate = gate_of(self.stages, name)
+        return gate is None or (name in after(self.stages, gate) and self.passed(gate))
 
     def passed(self, gate: str) -> bool:
         """Say whether a gate's artifact, as it is shown now, says that the model passed."""

@@ -1,7 +1,7 @@
 """Project and plugins to stages; pure, touches no disk.
 
 base ──────┬─▶ config ─┐
-dataset:* ─┴─▶ data ───┴─▶ train ─▶ select ─▶ adapter ─▶ merge ─▶ evaluate ─▶ report ─▶ gate
+dataset:* ─┴─▶ data ───┴─▶ train ─▶ select ─▶ adapter ─▶ merge ─▶ evaluate ─▶ report ─▶ gate ─▶ export
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from tunemake import judging, models, schema
 from tunemake.engines import xtuner
+from tunemake.exporting import export
 from tunemake.judging import data_file, link, selects
 from tunemake.project import SCHEMA, Dataset, Project
 from tunemake.reporting import report
@@ -49,6 +50,8 @@ def stages(
     made.append(report(project, variants=variants))
     if project.evaluate is not None:
         made.append(judging.gate_stage(project))  # after the report, which is there for a model that fails too
+    if project.export is not None:
+        made.append(export(project, template))
     return made
 
 

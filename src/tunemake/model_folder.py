@@ -17,7 +17,7 @@ from tunemake.tensors import BYTES, INDEX_NAME, Tensor, create
 COMPANIONS = {".json", ".txt", ".model", ".py", ".jinja", ".tiktoken", ".vocab"}
 # config.json is written anew, records tell of the base's own making, an adapter's config makes
 # transformers load the folder as an adapter.
-OWN = {"config.json", "artifact.json", MODEL_RECORD, "adapter_config.json"}
+OWN = {"config.json", "artifact.json", MODEL_RECORD, "adapter_config.json", "log.txt"}
 BIGGEST_COMPANION = 64 * 2**20  # the largest tokenizers known take half of it
 # What older libraries saved with the weights and today's compute anew.
 BUFFERS = (".inv_freq", ".masked_bias", ".attn.bias")

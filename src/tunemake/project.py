@@ -60,6 +60,7 @@ class Project:
     train: Mapping[str, Any]
     merge: Mapping[str, Any]
     evaluate: Mapping[str, Any] | None
+    export: Mapping[str, Any] | None = None
     machine: Mapping[str, Any] = field(default_factory=dict)
     store: Mapping[str, Any] = field(default_factory=dict)
     card: Mapping[str, Any] = field(default_factory=dict)
@@ -147,8 +148,8 @@ def _project(root: Path, text: str, told: Mapping[str, Any], variant: Variant) -
     return Project(
         root=root, text=text, name=values["project"]["name"], seed=values["project"]["seed"],
         plugins=tuple(values["plugins"]), model=values["model"], datasets=datasets, data=values["data"],
-        train=values["train"], merge=values["merge"], evaluate=values.get("evaluate"), machine=values["machine"],
-        store=values["store"], card=values["card"], declared=declared, variant=variant,
+        train=values["train"], merge=values["merge"], evaluate=values.get("evaluate"), export=values.get("export"),
+        machine=values["machine"], store=values["store"], card=values["card"], declared=declared, variant=variant,
     )  # fmt: skip
 
 

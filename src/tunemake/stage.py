@@ -13,7 +13,7 @@ from tunemake.variants import DEFAULT
 # Raise a stage's version when it makes other content of the same inputs: every project then makes it anew.
 VERSIONS = {
     "base": 2, "dataset": 2, "data": 2, "config": 2, "train": 1, "baseline": 1, "select": 1, "adapter": 1, "merge": 3,
-    "evaluate": 2, "gate": 1, "report": 1,
+    "evaluate": 2, "gate": 1, "report": 1, "export": 1,
 }  # fmt: skip
 
 

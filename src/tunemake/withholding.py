@@ -26,10 +26,14 @@ def gate_of(stages: Mapping[str, Stage], name: str) -> str | None:
     """Name the gate that judges what a stage makes of a training; None where there is none."""
     gates = [gate for gate, stage in stages.items() if stage.kind == "gate"]
     for gate in gates:
-        judged = withheld_by(stages, gate)
-        if name in judged:
+        if name in withheld_by(stages, gate) or name in after(stages, gate):
             return gate
     return None
+
+
+def after(stages: Mapping[str, Stage], gate: str) -> list[str]:
+    """Name the stages that are made once a gate has passed: they need it."""
+    return [name for name in stages if name != gate and gate in _needed(stages, name)]
 
 
 def withheld_by(stages: Mapping[str, Stage], gate: str) -> list[str]:

@@ -91,7 +91,7 @@ def shard_bytes(text: str | None) -> int | None:
 
 def merge(
     base: Path,
-    adapter: Path,
+    adapter: Path | None,
     out: Path,
     *,
     dtype: str = "base",
@@ -100,6 +100,7 @@ def merge(
 ) -> None:
     """Write the merged model into the folder out: weights, config.json, tokenizer and custom code.
 
+    adapter: None writes the base itself, in another dtype or in other files.
     dtype: "base" keeps each tensor's own; float16, bfloat16 and float32 are for all float tensors.
     shard_size: bytes in a weight file; None keeps the base's files.
     progress: called with bytes written and bytes in all, by several threads, one at a time.
@@ -108,9 +109,11 @@ def merge(
     """
     config, tensors = read_config(base), read_model(base)
     refuse_quantised(base, config, tensors)
-    changes, untied = read_changes(adapter, tensors, config)
-    same = {name: Change(tensor.dtype, tensor) for name, tensor in tensors.items()}
-    changes = same | changes
+    changes: dict[str, Change] = {name: Change(tensor.dtype, tensor) for name, tensor in tensors.items()}
+    untied = False
+    if adapter is not None:
+        changed, untied = read_changes(adapter, tensors, config)
+        changes |= changed
     groups = _groups(tensors, changes, dtype, shard_size)
     try:
         out.mkdir(parents=True, exist_ok=True)
