@@ -37,7 +37,8 @@ _FUSED = "attention.wqkv"
 _BIASED = {"attn_q", "attn_k", "attn_v", "attn_output"}
 # Stretches of positions that are those of the plain rotary embedding up to the model's own length.
 _PLAIN_ROPE = (None, "default", "dynamic")
-_SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "max_position_embeddings")
+_SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "max_position_embeddings",
+          "vocab_size")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     length = min(length, config.get("sliding_window") or length) if "Mistral" in config["architectures"][0] else length
     told = {
         "context_length": length, "embedding_length": config["hidden_size"],
-        "block_count": config["num_hidden_layers"], "feed_forward_length": config["intermediate_size"],
+        "vocab_size": config["vocab_size"], "block_count": config["num_hidden_layers"], "feed_forward_length": config["intermediate_size"],
         "attention.head_count": heads, "attention.head_count_kv": shared_heads, "rope.dimension_count": size,
         "attention.key_length": size, "attention.value_length": size,
         "rope.freq_base": float(config.get("rope_theta") or 10000.0),

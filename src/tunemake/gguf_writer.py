@@ -30,7 +30,8 @@ def write_gguf(
     """Write the file; give the number of tensors of each kind in it.
 
     kind: one of KINDS, for matrices; vectors stay float32. metadata: by GGUF's keys, general.architecture among them;
-    an int is a uint32, a float a float32. progress: called with values done, and values in all.
+    an int is a uint32, a float a float32. progress: called after each
+    tensor with values done, and values in all.
     Below 8 bits the embeddings are q8_0, which costs little and spares the answers most. Rows that are no multiple of
     32 cannot be quantised, and are float16. StageError for values that a kind cannot hold.
     """
@@ -58,8 +59,8 @@ def write_gguf(
             _align(out)
             for values in _blocks(files, part):
                 out.write(_rounded(part.name, values, kinds[part.name]))
-                done += values.size
-                progress(done, total)
+            done += _count(part)
+            progress(done, total)
         _align(out)
     return {one: list(kinds.values()).count(one) for one in KINDS if one in kinds.values()}
 

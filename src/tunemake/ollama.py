@@ -77,7 +77,7 @@ def _value(value: Any) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Quote a text for a Modelfile, which knows no escapes: between three quotes it stands as it is."""
+    """Quote a text for a Modelfile, which knows no escapes: between its quotes it stands as it is."""
     if '"""' in text:
         raise ValueError(f'a Modelfile cannot hold three quotes in a row: {text[:60]!r}')
-    return f'"""{text}"""'
+    return f'"""{text}"""' if '"' in text else f'"{text}"'

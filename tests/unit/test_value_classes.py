@@ -15,6 +15,7 @@ PROJECT = {
     "datasets": {"one": {"generator": "csv_qa", "parameters": {"files": ["a.csv"]}}},
     "train": {"steps": 4},
     "evaluate": {"probe": [{"name": "x", "kind": "contains", "prompts": ["?"], "parameters": {"words": ["w"]}}]},
+    "export": {"formats": ["gguf-f16"]},
 }
 # Another value than the default, where the schema does not lead to one.
 OTHERS = {
@@ -22,6 +23,7 @@ OTHERS = {
     "model.prompt_template": "smollm2", "train.template": "own", "train.epochs": 2, "train.steps": 9,
     "train.lora.targets": ["q_proj"], "train.trackers": ["tensorboard"], "merge.shard_size": "2GB",
     "card.languages": ["fr"],
+    "export.formats": ["gguf-q8_0"], "export.parameters": {"temperature": 0.5},
 }  # fmt: skip
 # Tables of what the user names, whose tests are elsewhere, and what has one value only.
 NOT_VALUES = ("datasets", "variants", "matrix", "plugins", "evaluate.probe", "train.early_stop", "train.engine")
