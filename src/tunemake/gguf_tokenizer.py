@@ -143,7 +143,7 @@ def _refuse_manners(model: Any, scores: list[float]) -> bool:
     """Refuse a model that is no BPE or that normalises text; say whether it puts a space before a text."""
     if any(score != int(score) or score > 0 for score in scores):
         raise ModelError(_fault("no GGUF of a SentencePiece model of this kind", "BPE", "unigram"))
-    made = "".join(piece.surface for piece in model.encode(_TRIED, out_type="immutable_proto").pieces)
+    made = model.decode(model.encode(_TRIED))
     pieces = "".join(model.encode("a  a", out_type=str))
     plain = f"a{_WORD}{_WORD}a"
     if made != _TRIED or pieces not in (plain, _WORD + plain):
