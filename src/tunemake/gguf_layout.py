@@ -109,7 +109,8 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     length = min(length, config.get("sliding_window") or length) if "Mistral" in config["architectures"][0] else length
     told = {
         "context_length": length, "embedding_length": config["hidden_size"],
-        "vocab_size": config["vocab_size"], "block_count": config["num_hidden_layers"], "feed_forward_length": config["intermediate_size"],
+        "vocab_size": config["vocab_size"], "block_count": config["num_hidden_layers"],
+        "feed_forward_length": config["intermediate_size"],
         "attention.head_count": heads, "attention.head_count_kv": shared_heads, "rope.dimension_count": size,
         "attention.key_length": size, "attention.value_length": size,
         "rope.freq_base": float(config.get("rope_theta") or 10000.0),

@@ -13,7 +13,7 @@ from typing import Any
 
 from tunemake.faults import Fault, ModelError
 
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)  # token_type in the GGUF specification
+_NORMAL, _, _CONTROL, _USER_DEFINED, _UNUSED, _ = range(1, 7)  # token_type in the GGUF specification
 _BYTES = {"type": "ByteLevel", "add_prefix_space": False}
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -27,8 +27,6 @@ _CUTS: tuple[tuple[str, bool, list[dict[str, Any]]], ...] = (
 _KEPT = ("type", "add_prefix_space", "use_regex", "individual_digits")
 # A model's normalisation that llama.cpp leaves out: composed characters are what people type.
 _NORMALISED = {"qwen2": {"type": "NFC"}}
-_WORD = "▁"  # SentencePiece's sign for a space
-_TRIED = "a  B ½ ﬁ é\u0301"  # what a normalisation would change
 _LOWEST = -1000.0  # of added tokens: never made by merging
 
 
@@ -41,7 +39,7 @@ def tokenizer_metadata(folder: Path, vocabulary: int, *, add_bos: bool) -> dict[
     """
     fast, config = _json(folder / "tokenizer.json"), _json(folder / "tokenizer_config.json")
     if (fast.get("model") or {}).get("byte_fallback") or not fast:
-        told = _sentencepiece(folder, _added(fast, config))
+        told = _sentencepiece(folder, fast, _added(fast, config))
     else:
         told = _byte_level(fast)
     tokens = told["tokenizer.ggml.tokens"]
@@ -104,51 +102,61 @@ def _added(fast: Mapping[str, Any], config: Mapping[str, Any]) -> list[dict[str,
     return [{"id": int(index), **told} for index, told in config.get("added_tokens_decoder", {}).items()]
 
 
-def _sentencepiece(folder: Path, added: list[dict[str, Any]]) -> dict[str, Any]:
+def _sentencepiece(folder: Path, fast: Mapping[str, Any], added: list[dict[str, Any]]) -> dict[str, Any]:
     path = folder / "tokenizer.model"
     if not path.is_file():
         raise ModelError(_fault("no GGUF of a SentencePiece tokenizer without its scores", "tokenizer.model"))
-    from sentencepiece import SentencePieceProcessor
-
-    try:
-        model = SentencePieceProcessor(model_file=str(path))
-    except (OSError, RuntimeError) as error:
-        raise ModelError(_fault(f"tokenizer.model cannot be read: {error}")) from error
-    size = model.get_piece_size()
-    scores = [model.get_score(index) for index in range(size)]
-    types = [_piece_type(model, index) for index in range(size)]
-    prefix = _refuse_manners(model, [score for score, kind in zip(scores, types, strict=True) if kind == _NORMAL])
-    vocab = {model.id_to_piece(index): index for index in range(size)}
-    tokens, kinds = _tokens(vocab, added)
-    marked = {one["id"] for one in added}
-    types = [kinds[i] if i in marked or i >= size else types[i] for i in range(len(tokens))]
-    # The unknown token keeps its type; what an added token took the place of is never made by merging.
-    types[model.unk_id()] = _UNKNOWN
-    scores = [_LOWEST if i in marked - {model.unk_id()} or i >= size else scores[i] for i in range(len(tokens))]
+    model = _model(path)
+    _refuse_manners(model, fast)
+    # The model's own types are GGUF's numbers.
+    tokens, types = [piece.piece for piece in model.pieces], [piece.type for piece in model.pieces]
+    scores = [piece.score for piece in model.pieces]
+    for one in sorted(added, key=lambda one: one["id"]):
+        index = one["id"]
+        lacking = range(len(tokens), index + 1)
+        tokens += [f"[PAD{number}]" for number in lacking]
+        types += [_UNUSED] * len(lacking)
+        scores += [_LOWEST] * len(lacking)
+        if tokens[index] != one["content"] or types[index] == _NORMAL:
+            tokens[index], scores[index] = one["content"], _LOWEST
+            types[index] = _CONTROL if one["special"] else _USER_DEFINED
     return {
         "tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default", "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.scores": scores, "tokenizer.ggml.token_type": types,
-        "tokenizer.ggml.add_space_prefix": prefix,
+        "tokenizer.ggml.add_space_prefix": model.normalizer_spec.add_dummy_prefix,
     }  # fmt: skip
 
 
-def _piece_type(model: Any, index: int) -> int:
-    kinds = (
-        (model.is_unknown, _UNKNOWN), (model.is_control, _CONTROL), (model.is_unused, _UNUSED), (model.is_byte, _BYTE),
-    )  # fmt: skip
-    return next((kind for asked, kind in kinds if asked(index)), _NORMAL)
+def _model(path: Path) -> Any:
+    try:
+        from google.protobuf.message import DecodeError
+        from sentencepiece import sentencepiece_model_pb2
+    except ImportError as error:
+        step = 'pip install "tunemake[export]"'
+        raise ModelError(Fault("export.formats", f"{path.name} cannot be read: {error}", next_step=step)) from error
+    protos: Any = sentencepiece_model_pb2  # its classes are made when it is imported
+    model = protos.ModelProto()
+    try:
+        model.ParseFromString(path.read_bytes())
+    except DecodeError as error:
+        raise ModelError(_fault(f"{path.name} cannot be read: {error}")) from error
+    return model
 
 
-def _refuse_manners(model: Any, scores: list[float]) -> bool:
-    """Refuse a model that is no BPE or that normalises text; say whether it puts a space before a text."""
-    if any(score != int(score) or score > 0 for score in scores):
-        raise ModelError(_fault("no GGUF of a SentencePiece model of this kind", "BPE", "unigram"))
-    made = model.decode(model.encode(_TRIED))
-    pieces = "".join(model.encode("a  a", out_type=str))
-    plain = f"a{_WORD}{_WORD}a"
-    if made != _TRIED or pieces not in (plain, _WORD + plain):
+def _refuse_manners(model: Any, fast: Mapping[str, Any]) -> None:
+    """Refuse a model that is no BPE, that normalises text, or that begins a text otherwise than llama.cpp.
+
+    That puts a space, if at all, at the beginning and after each special token, as slow tokenizers do.
+    """
+    kind = type(model.trainer_spec).ModelType.Name(model.trainer_spec.model_type)
+    if kind != "BPE":
+        raise ModelError(_fault("no GGUF of a SentencePiece model of this kind", "BPE", kind.lower()))
+    if model.normalizer_spec.precompiled_charsmap or model.normalizer_spec.remove_extra_whitespaces:
         raise ModelError(_fault("no GGUF of a SentencePiece model that normalises text"))
-    return pieces.startswith(_WORD)
+    told = json.dumps([fast.get("normalizer"), fast.get("pre_tokenizer")])
+    always = '"Prepend"' in told or '"prepend_scheme": "always"' in told
+    if fast and ('"prepend_scheme": "first"' in told or always != model.normalizer_spec.add_dummy_prefix):
+        raise ModelError(_fault("no GGUF of a tokenizer.json that begins words otherwise than its tokenizer.model"))
 
 
 def _special_ids(folder: Path, config: Mapping[str, Any], ids: Mapping[str, int]) -> dict[str, int]:
@@ -158,7 +166,7 @@ def _special_ids(folder: Path, config: Mapping[str, Any], ids: Mapping[str, int]
     for key, name in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"), ("unk", "unknown")):
         token = told.get(f"{key}_token")
         token = token.get("content") if isinstance(token, dict) else token
-        if token in ids:
+        if isinstance(token, str) and token in ids:
             found[f"tokenizer.ggml.{name}_token_id"] = ids[token]
     ends = _json(folder / "generation_config.json").get("eos_token_id")
     others = [end for end in (ends if isinstance(ends, list) else [ends])

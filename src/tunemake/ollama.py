@@ -56,7 +56,7 @@ def go_template(template: Mapping[str, Any], *, bos: str | None, eos: str | None
     end = template["suffix"] + (eos or "" if each else "")
     end += (" " if gaps.separator else "") + template["separator"] if template["separator"] else ""
     parts.append('{{- else if eq .Role "assistant" }}')
-    parts.append((f'{{{{- {_literal(" ")} }}}}' if gaps.answer else "") + "{{- .Content }}")
+    parts.append((f"{{{{- {_literal(' ')} }}}}" if gaps.answer else "") + "{{- .Content }}")
     parts.append((f"{{{{- {_literal(end)} }}}}" if end else "") + "{{- end }}{{- end }}")
     return "".join(parts)
 
@@ -79,5 +79,5 @@ def _value(value: Any) -> str:
 def _quoted(text: str) -> str:
     """Quote a text for a Modelfile, which knows no escapes: between its quotes it stands as it is."""
     if '"""' in text:
-        raise ValueError(f'a Modelfile cannot hold three quotes in a row: {text[:60]!r}')
+        raise ValueError(f"a Modelfile cannot hold three quotes in a row: {text[:60]!r}")
     return f'"""{text}"""' if '"' in text else f'"{text}"'

@@ -78,17 +78,17 @@ def _do(step: str, dot: Any, variables: dict[str, Any], out: list[str]) -> None:
 
 
 def _value(text: str, dot: Any, variables: Mapping[str, Any]) -> Any:
-    tokens = iter(_TOKEN.findall(text))
-    return _call(tokens, dot, variables)
+    words_left = iter(_TOKEN.findall(text))
+    return _call(words_left, dot, variables)
 
 
-def _call(tokens: Iterator[str], dot: Any, variables: Mapping[str, Any]) -> Any:
+def _call(words_left: Iterator[str], dot: Any, variables: Mapping[str, Any]) -> Any:
     """Give the value of a pipeline's one command: a value, or a function and its arguments."""
     words = []
-    for token in tokens:
-        if token == ")":
+    for word in words_left:
+        if word == ")":
             break
-        words.append(_call(tokens, dot, variables) if token == "(" else _word(token, dot, variables))
+        words.append(_call(words_left, dot, variables) if word == "(" else _word(word, dot, variables))
     first, *rest = words
     if not callable(first):
         if rest:
@@ -97,15 +97,15 @@ def _call(tokens: Iterator[str], dot: Any, variables: Mapping[str, Any]) -> Any:
     return first(*rest)
 
 
-def _word(token: str, dot: Any, variables: Mapping[str, Any]) -> Any:
+def _word(word: str, dot: Any, variables: Mapping[str, Any]) -> Any:
     functions = {
         "eq": lambda a, b: a == b, "gt": lambda a, b: a > b, "len": lambda a: len(a.encode()),
         "printf": lambda form, *values: form % values,
     }  # fmt: skip
-    if token in functions:
-        return functions[token]
-    if token.startswith('"'):
-        return ast.literal_eval(token)  # the escapes that are used mean the same in Go and Python
-    if token.startswith("."):
-        return dot[token[1:]]
-    return variables[token] if token.startswith("$") else {"true": True}.get(token) or int(token)
+    if word in functions:
+        return functions[word]
+    if word.startswith('"'):
+        return ast.literal_eval(word)  # the escapes that are used mean the same in Go and Python
+    if word.startswith("."):
+        return dot[word[1:]]
+    return variables[word] if word.startswith("$") else {"true": True}.get(word) or int(word)

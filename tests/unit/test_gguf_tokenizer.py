@@ -1,6 +1,7 @@
 """From a GGUF's metadata alone come the token ids that the model's own tokenizer gives."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from tunemake.seams import encoder
 
 IDS = json.loads((Path(__file__).parent / "data" / "smollm2_token_ids.json").read_text("utf-8"))
 TEXTS = [
-    "Hello, I'll be there at 12:34 on 2026-11-25.", "你好，我是小木。今天是2026年", "\n\n  def f(x):\r\n\treturn x**10\n   ",
-    "Ça va? naïve façade ½ ﬁ", "<|im_start|>user\nhi<|im_end|>\n", "<|im_end|>", "12345678901", "can't WE'LL", " ", "🙂👍🏽 ok",
+    "Hello, I'll be there at 12:34 on 2026-11-25.", "你好，我是小木。今天是2026年",
+    "\n\n  def f(x):\r\n\treturn x**10\n   ",
+    "Ça va? naïve façade ½ ﬁ", "<|im_start|>user\nhi<|im_end|>\n", "<|im_end|>", "12345678901", "can't WE'LL", " ",
+    "🙂👍🏽 ok",
 ]  # fmt: skip
 # What llama.cpp cuts by (its source, llama_vocab), where it does so by regular expressions that tokenizers knows.
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
@@ -109,7 +112,10 @@ def test_smollm2_has_the_ids_that_llama_cpp_gives(tmp_path, pytestconfig):
         ({"pre_tokenizer": None}, "as no pre-tokenizer"),
         ({"normalizer": {"type": "Lowercase"}}, "cuts or normalises text as no pre-tokenizer"),
         ({"normalizer": {"type": "NFC"}}, "cuts or normalises text as no pre-tokenizer"),
-        ({"model": {"type": "WordPiece", "vocab": {}}}, "no GGUF of this kind of tokenizer; expected .*, got WordPiece"),
+        (
+            {"model": {"type": "WordPiece", "vocab": {}}},
+            "no GGUF of this kind of tokenizer; expected .*, got WordPiece",
+        ),
     ],
 )
 def test_what_llama_cpp_would_read_otherwise_is_refused(changes, message, tmp_path):
@@ -136,14 +142,15 @@ def test_whole_words_taken_whole_are_another_name(tmp_path):
 
 
 def train_sentencepiece(folder, **how):
-    """Train a SentencePiece model as Llama's and InternLM2's are: BPE, bytes for what is unknown, nothing normalised."""
+    """Train a SentencePiece model as Llama's and InternLM2's are: BPE, bytes for the unknown, nothing normalised."""
     import sentencepiece
 
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "text.txt").write_text("\n".join(TEXTS * 20).replace("\r", ""), "utf-8")
     values = {
         "model_type": "bpe", "vocab_size": 400, "byte_fallback": True, "normalization_rule_name": "identity",
-        "remove_extra_whitespaces": False, "split_digits": True, "user_defined_symbols": [], "minloglevel": 3,
+        "remove_extra_whitespaces": False, "split_digits": True, "minloglevel": 3,
+        "user_defined_symbols": ["<|im_start|>"],
         "allow_whitespace_only_pieces": True, "hard_vocab_limit": False, **how,
     }  # fmt: skip
     sentencepiece.SentencePieceTrainer.train(
@@ -158,11 +165,7 @@ def spm(told, text):
     values = {key.removeprefix("tokenizer.ggml."): value for key, value in told.items()}
     ids = {token: i for i, token in enumerate(values["tokens"]) if values["token_type"][i] in {1, 4}}
     symbols = list((" " if values["add_space_prefix"] else "").join(["", text]).replace(" ", "▁"))
-    while pairs := [
-        (-values["scores"][ids[a + b]], at)
-        for at, (a, b) in enumerate(zip(symbols, symbols[1:], strict=False))
-        if a + b in ids
-    ]:
+    while pairs := [(-values["scores"][ids[a + b]], at) for at, (a, b) in enumerate(pairwise(symbols)) if a + b in ids]:
         at = min(pairs)[1]
         symbols[at : at + 2] = [symbols[at] + symbols[at + 1]]
     out = []
@@ -178,7 +181,7 @@ def test_sentencepiece_has_the_same_ids(prefix, tmp_path):
     size = model.get_piece_size()
     told = tokenizer_metadata(tmp_path / "m", size + 1, add_bos=True)
     assert told["tokenizer.ggml.add_space_prefix"] is prefix
-    assert told["tokenizer.ggml.token_type"][:4] == [2, 3, 3, 6]
+    assert told["tokenizer.ggml.token_type"][:5] == [2, 3, 3, 4, 6]
     for text in TEXTS[:4] + TEXTS[6:]:
         assert spm(told, text) == model.encode(text), text
 
@@ -186,13 +189,14 @@ def test_sentencepiece_has_the_same_ids(prefix, tmp_path):
 def test_added_tokens_take_their_places(tmp_path):
     size = train_sentencepiece(tmp_path / "m").get_piece_size()
     config = json.loads((tmp_path / "m" / "tokenizer_config.json").read_text())
-    added = {str(size): {"content": "<|im_start|>", "special": True}, "300": {"content": "<x>", "special": False},
+    added = {str(size + 1): {"content": "<|im_end|>", "special": True}, "300": {"content": "<x>", "special": False},
              "0": {"content": "<unk>", "special": True}}  # fmt: skip
     (tmp_path / "m" / "tokenizer_config.json").write_text(json.dumps(config | {"added_tokens_decoder": added}))
-    told = tokenizer_metadata(tmp_path / "m", size + 1, add_bos=True)
-    assert told["tokenizer.ggml.tokens"][size] == "<|im_start|>"
-    assert [told["tokenizer.ggml.token_type"][i] for i in (0, 300, size)] == [2, 4, 3]
-    assert [told["tokenizer.ggml.scores"][i] for i in (300, size)] == [-1000.0, -1000.0]
+    told = tokenizer_metadata(tmp_path / "m", size + 3, add_bos=True)
+    tokens = told["tokenizer.ggml.tokens"]
+    assert tokens[size:] == [f"[PAD{size}]", "<|im_end|>", f"[PAD{size + 2}]"]
+    assert [told["tokenizer.ggml.token_type"][i] for i in (0, 300, size, size + 1, size + 2)] == [2, 4, 5, 3, 5]
+    assert {told["tokenizer.ggml.scores"][i] for i in (300, size, size + 1)} == {-1000.0}
 
 
 @pytest.mark.parametrize(
@@ -216,3 +220,14 @@ def test_sentencepiece_without_its_model_is_refused(tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(b"torn")
     with pytest.raises(ModelError, match=r"tokenizer\.model cannot be read"):
         tokenizer_metadata(tmp_path, 1000, add_bos=True)
+
+
+@pytest.mark.parametrize(("manner", "fits"), [("legacy", True), ("always", True), ("first", False)])
+def test_where_words_begin_must_be_where_llama_cpp_begins_them(manner, fits, tmp_path):
+    size = train_sentencepiece(tmp_path).get_piece_size()
+    write_sentencepiece(tmp_path, manner=manner)
+    if fits:
+        assert tokenizer_metadata(tmp_path, size + 400, add_bos=True)["tokenizer.ggml.add_space_prefix"]
+        return
+    with pytest.raises(ModelError, match="begins words otherwise than its tokenizer"):
+        tokenizer_metadata(tmp_path, size + 400, add_bos=True)

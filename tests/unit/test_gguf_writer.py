@@ -24,8 +24,8 @@ def export(folder, path, kind, **changes):
     config = read_config(folder) | changes
     gguf_layout.refuse_unknown(config)
     metadata = {
-        "general.architecture": gguf_layout.architecture_of(config), "general.name": "tiny", **gguf_layout.numbers(config),
-        **tokenizer_metadata(folder, config["vocab_size"], add_bos=False),
+        "general.architecture": gguf_layout.architecture_of(config), "general.name": "tiny",
+        **gguf_layout.numbers(config), **tokenizer_metadata(folder, config["vocab_size"], add_bos=False),
     }  # fmt: skip
     return gguf_writer.write_gguf(path, kind, metadata, gguf_layout.parts(config, read_model(folder)), silent)
 
@@ -185,7 +185,10 @@ def test_blocks_smaller_than_a_tensor_make_the_same_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architectures": ["GPT2LMHeadModel"]}, r"no GGUF of this architecture; expected Llama.*, got GPT2LMHeadModel"),
+        (
+            {"architectures": ["GPT2LMHeadModel"]},
+            r"no GGUF of this architecture; expected Llama.*, got GPT2LMHeadModel",
+        ),
         ({"architectures": None}, "no GGUF of this architecture"),
         ({"hidden_act": "gelu"}, "config.json: hidden_act: not handled in a GGUF; got 'gelu'"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "config.json: rope_scaling: not handled"),
