@@ -23,6 +23,7 @@ from tunemake.findings import Finding, Severity, errors, unchecked
 from tunemake.machine import gpu_findings, library_findings, room_findings
 from tunemake.project import Project, machine_environment
 from tunemake.questions import questions_of, refuse_trained
+from tunemake.stages import export
 from tunemake.stages.base import FACTS, MODEL
 from tunemake.stages.config import model_faults
 from tunemake.trained_text import TOKENIZER, LightTokenizer, TrainedTexts
@@ -184,6 +185,7 @@ class Check:
     def _config(self, folder: Path | None) -> list[Finding]:
         values = dict(stage_of(self._builder, self._project, "config").parameters)
         found = errors("base", model_faults(self._found.base, values)) if self._found.base else []
+        found += self._export(folder)
         template = self._template(folder)
         if template.get("from_tokenizer"):
             return found
@@ -192,6 +194,15 @@ class Check:
         except InputError as error:
             found += errors("config", error.faults)
         return found
+
+    def _export(self, folder: Path | None) -> list[Finding]:
+        if folder is None or self._project.export is None:
+            return []
+        try:
+            export.refuse(folder, self._project.export["formats"])
+        except InputError as error:
+            return errors("export", error.faults)
+        return []
 
     def _machine(self, folder: Path | None) -> Iterator[Finding]:
         train = self._project.train
@@ -203,7 +214,10 @@ class Check:
             return
         every = train["checkpoints"]["every"]
         apart = every * train["accumulation"] if isinstance(every, int) else int(every.partition(" ")[0])
-        self._found.writes = build_size(folder, train, self._project.merge, self._found.length.iterations, apart)
+        formats = (self._project.export or {"formats": []})["formats"]
+        self._found.writes = build_size(
+            folder, train, self._project.merge, self._found.length.iterations, apart, formats=formats
+        )
         yield from room_findings(sum(self._found.writes.values()), self._found.free, self._found.writes)
 
 

@@ -210,7 +210,8 @@ def _train(project: Project, template: Mapping[str, Any]) -> Stage:
         asked=tuple(stopping), sources=tuple(dict.fromkeys(files)),
         parameters={**deciding, "data": _training_data(project), "seed": project.seed},
         runtime={
-            **running, "questions": asked, "template": _template_check(project, template),
+            **running, "questions": asked, "export": (project.export or {}).get("formats", []),
+            "template": _template_check(project, template),
             "links": {"base": base_link(project), "data": link(project, "data")},
         },
         link=link(project, "train"), outputs=("last_checkpoint", "metrics.jsonl"), needs=needs, resumes=True,

@@ -235,6 +235,8 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         for (kind, _), link in links.items():
             if kind == "merge":
                 self.write(f"\nmerged model: {link}\ntalk to it:   {_own_command()} chat {link}\n")
+            if kind == "export":
+                self.write(f"exported to:  {link}\n")
 
     def _tell_scores(self, evaluated: Mapping[str, str]) -> None:
         from tunemake.variants import DEFAULT

@@ -3,7 +3,8 @@
 import pytest
 
 from light_model import INNER, LAYERS, WIDTH, write_light_model
-from tunemake.build_size import build_size
+from tunemake.build_size import build_size, exported_bytes
+from tunemake.tensors import read_model
 
 VALUES = LAYERS * 8 * (4 * 2 * WIDTH + 3 * (WIDTH + INNER))  # rank 8 on seven matrices a layer
 
@@ -38,3 +39,13 @@ def test_a_full_training_keeps_all_weights_in_float32(folder):
     made = build_size(folder, train("full", keep=1), {"dtype": "float16"}, iterations=5, every=1)
     assert made["checkpoints"] == 2 * 3 * 2 * made["merged model"]
     assert "adapter" not in made
+
+
+def test_an_export_is_told_as_large_as_its_formats(folder):
+    tensors = read_model(folder).values()
+    values = sum(tensor.count for tensor in tensors)
+    assert exported_bytes(tensors, ["gguf-q8_0", "safetensors-fp16"]) == int(values * 34 / 32) + 2 * values
+    merge = {"dtype": "base"}
+    told = build_size(folder, {**train(), "checkpoints": {"keep": 1}}, merge, 4, 2, formats=["gguf-f32"])
+    assert told["export"] == 4 * values
+    assert "export" not in build_size(folder, {**train(), "checkpoints": {"keep": 1}}, merge, 4, 2)

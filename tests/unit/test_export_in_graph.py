@@ -29,7 +29,7 @@ def stages(tmp_path, more, template=None):
 def test_it_is_there_where_it_is_declared_and_comes_last(tmp_path):
     assert "export" not in stages(tmp_path, EVALUATE)
     made = stages(tmp_path, EXPORT)
-    assert graph.last_stages(list(made.values())) == ["export"]
+    assert graph.last_stages(list(made.values())) == ["report", "export"]
     assert set(made["export"].needs) == {"merged"}
     assert made["export"].link == "build/default/export"
     assert made["export"].outputs == ("export.json", "p-Q8_0.gguf", "Modelfile", "safetensors-fp16/config.json")

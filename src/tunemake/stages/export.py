@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,15 @@ def run(job: Job) -> dict[str, Any]:
         shutil.copyfile(path, job.work / path.name)
     (job.work / SUMMARY).write_text(json.dumps(told, indent=1) + "\n", "utf-8")
     return {"formats": {name: entry["bytes"] for name, entry in told.items()}}
+
+
+def refuse(folder: Path, formats: Sequence[str]) -> None:
+    """Raise ModelError where a model, or a base model whose merged one is of the same form, has no GGUF."""
+    if gguf_kinds(formats):
+        config = read_config(folder)
+        gguf_layout.refuse_unknown(config)
+        gguf_layout.parts(config, read_model(folder))
+        tokenizer_metadata(folder, config["vocab_size"], add_bos=False)
 
 
 def _ggufs(job: Job, merged: Path, kinds: list[str], template: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from tunemake.plugins import Plugins
 from tunemake.project import machine_environment
 from tunemake.questions import questions_of, refuse_trained
 from tunemake.samples import read_samples
-from tunemake.stages import Job
+from tunemake.stages import Job, export
 from tunemake.stages.data import TRAIN, samples_file
 
 LAST = "last_checkpoint"
@@ -43,6 +43,7 @@ def run(job: Job) -> dict[str, Any]:
     if absent := missing(job.runtime["trackers"]):
         raise StageError(absent)
     _check_template(job)
+    export.refuse(job.inputs["base"] / "model", job.runtime.get("export", ()))
     newest, torn = xtuner.newest_whole_checkpoint(job.work)
     for path in torn:
         job.say(f"{path.name}: a checkpoint cut short, set aside")

@@ -12,7 +12,7 @@ from tunemake.export_formats import exported_files
 from tunemake.faults import InputError, StageError
 from tunemake.model_folder import read_config, set_chat_template
 from tunemake.stages import EVENTS, Job
-from tunemake.stages.export import run
+from tunemake.stages.export import refuse, run
 from tunemake.tensors import FLOATS, Files, read_model
 from tunemake_builtins import prompts as own_prompts
 from tunemake_builtins import xtuner_prompts
@@ -129,6 +129,16 @@ def test_an_architecture_without_a_gguf_is_one_line_and_its_folders_can_be_made(
     )
     assert not list(job.work.glob("*"))
     run(Job(job.root, job.work, {**job.parameters, "formats": ["safetensors-fp16"]}, {}, job.inputs))
+
+
+def test_what_has_no_gguf_is_told_of_the_base_before_a_training(tmp_path):
+    tiny.write_llama(tmp_path)
+    refuse(tmp_path, ["gguf-q8_0", "safetensors-fp16"])
+    told = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(told | {"pre_tokenizer": {"type": "Whitespace"}}), "utf-8")
+    with pytest.raises(InputError, match=r"export\.formats: no GGUF of this tokenizer"):
+        refuse(tmp_path, ["gguf-q8_0"])
+    refuse(tmp_path, ["safetensors-fp16"])
 
 
 def test_tensors_that_stay_wide_are_counted(tmp_path):
