@@ -33,18 +33,19 @@ def gate_of(stages: Mapping[str, Stage], name: str) -> str | None:
 
 def after(stages: Mapping[str, Stage], gate: str) -> list[str]:
     """Name the stages that are made once a gate has passed: they need it."""
-    return [name for name in stages if name != gate and gate in _needed(stages, name)]
+    return [name for name in stages if name != gate and gate in needed(stages, name)]
 
 
 def withheld_by(stages: Mapping[str, Stage], gate: str) -> list[str]:
     """Name the stages whose artifacts wait for a gate: the training, and what was made from it, the gate included.
 
-    Beside what the gate needs, that is what its variant tells of the model, such as the report.
+    Beside what the gate needs, that is what its variant tells of the model, such as the report; not what is made
+    after the gate.
     """
-    before, variant = set(needed(stages, gate)), stages[gate].variant
+    before, variant, later = set(needed(stages, gate)), stages[gate].variant, after(stages, gate)
     return [
         name for name, stage in stages.items()
-        if (name in before or stage.variant == variant) and _is_trained(stages, name)
+        if (name in before or stage.variant == variant) and name not in later and _is_trained(stages, name)
     ]  # fmt: skip
 
 

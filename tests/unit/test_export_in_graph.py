@@ -1,10 +1,15 @@
 """The stage in the graph: only where it is declared, after the gate, and sent when that has passed."""
 
+import json
+
 import pytest
 
 from tunemake import graph
+from tunemake.building import Builder
 from tunemake.faults import ProjectError
 from tunemake.project import load_project, load_variants
+from tunemake.stage import Need, Stage
+from tunemake.store import Store
 from tunemake.withholding import after, gate_of, withheld_by
 
 PROJECT = """
@@ -69,3 +74,57 @@ def test_each_variant_waits_for_its_own_gate(tmp_path):
 def test_formats_that_are_none_are_told(formats, tmp_path):
     with pytest.raises(ProjectError, match=r"export\.formats"):
         stages(tmp_path, f"[export]\nformats = {formats}\n")
+
+
+class Makers:
+    """Makes each stage's file in place of its process. passes: what the gate says; letter: of the training."""
+
+    def __init__(self, passes):
+        self.passes, self.letter = passes, "a"
+
+    def __call__(self, kind, job, _share, _watch):
+        text = json.dumps({"passed": self.passes, "verdicts": []}) if kind == "gate" else f"{kind} {self.letter}"
+        (job.work / f"{kind}.json").write_text(text, "utf-8")
+        return {}
+
+
+CHAIN = {
+    "train": {}, "merge": {"train": Need("train")}, "gate": {"merged": Need("merge")},
+    "export": {"merged": Need("merge"), "gate": Need("gate", ())},
+}  # fmt: skip
+
+
+def builder(tmp_path, run, bound=1):
+    more = f'[store]\nurl = "file://{tmp_path}/team"\n'
+    (tmp_path / "project.toml").write_text(PROJECT.format(more=more), "utf-8")
+    made = [
+        Stage(kind, kind, "", {"bound": bound} if kind == "gate" else {}, f"build/default/{kind}", (f"{kind}.json",),
+              needs=needs)
+        for kind, needs in CHAIN.items()
+    ]  # fmt: skip
+    return Builder([load_project(tmp_path)], made, None, Store(tmp_path), run)
+
+
+def build(made):
+    for name in made.stages:
+        if not made.state(name).fresh:
+            made.make(name, anew=False, watch=lambda _: None)
+
+
+def kinds_sent(tmp_path):
+    return sorted(path.name.partition("-")[0] for path in (tmp_path / "team" / "records").glob("*.json"))
+
+
+def test_it_is_sent_once_the_gate_has_passed(tmp_path):
+    build(builder(tmp_path, Makers(passes=True)))
+    assert kinds_sent(tmp_path) == ["export", "gate", "merge", "train"]
+
+
+def test_it_stays_here_where_the_gate_failed_and_goes_when_it_passes(tmp_path):
+    run = Makers(passes=False)
+    build(builder(tmp_path, run))  # as with --no-gate, which lets the export be made
+    assert (tmp_path / "build/default/export/export.json").exists()
+    assert kinds_sent(tmp_path) == []
+    run.passes = True
+    build(builder(tmp_path, run, bound=0))  # only the gate is stale
+    assert kinds_sent(tmp_path) == ["export", "gate", "merge", "train"]
