@@ -27,6 +27,7 @@ _CUTS: tuple[tuple[str, bool, list[dict[str, Any]]], ...] = (
 _KEPT = ("type", "add_prefix_space", "use_regex", "individual_digits")
 # A model's normalisation that llama.cpp leaves out: composed characters are what people type.
 _NORMALISED = {"qwen2": {"type": "NFC"}}
+_GREEDY = ("lstrip", "rstrip", "single_word")  # of added tokens; llama.cpp finds them anywhere, and alone
 _LOWEST = -1000.0  # of added tokens: never made by merging
 
 
@@ -38,8 +39,13 @@ def tokenizer_metadata(folder: Path, vocabulary: int, *, add_bos: bool) -> dict[
     Raises ModelError for a tokenizer that llama.cpp would read otherwise.
     """
     fast, config = _json(folder / "tokenizer.json"), _json(folder / "tokenizer_config.json")
+    added = _added(fast, config)
+    if greedy := [one["content"] for one in added if any(one.get(key) for key in _GREEDY)]:
+        raise ModelError(
+            _fault("no GGUF of a tokenizer whose special tokens take the spaces around them", got=greedy[0])
+        )
     if (fast.get("model") or {}).get("byte_fallback") or not fast:
-        told = _sentencepiece(folder, fast, _added(fast, config))
+        told = _sentencepiece(folder, fast, added)
     else:
         told = _byte_level(fast)
     tokens = told["tokenizer.ggml.tokens"]

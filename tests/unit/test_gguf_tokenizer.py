@@ -126,6 +126,15 @@ def test_what_llama_cpp_would_read_otherwise_is_refused(changes, message, tmp_pa
         tokenizer_metadata(tmp_path, size, add_bos=False)
 
 
+def test_special_tokens_that_take_spaces_are_refused(tmp_path):
+    size = tiny.write_tokenizer(tmp_path)
+    told = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))
+    told["added_tokens"][1]["rstrip"] = True
+    (tmp_path / "tokenizer.json").write_text(json.dumps(told), "utf-8")
+    with pytest.raises(ModelError, match=r"take the spaces around them; got <\|im_start\|>"):
+        tokenizer_metadata(tmp_path, size, add_bos=False)
+
+
 def test_more_tokens_than_embeddings_are_refused(tmp_path):
     tiny.write_tokenizer(tmp_path)
     with pytest.raises(ModelError, match="more tokens than the model has embeddings; expected at most 100, got 259"):
