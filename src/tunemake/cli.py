@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("folder", nargs="?", type=Path, help="model folder; default: the project's merged model")
     chat.add_argument("--max-new-tokens", type=_positive, default=128, help="longest answer in tokens (128)")
     chat.set_defaults(run=_chat)
+    _serve_command(commands)
     build = commands.add_parser("build", help="build what is stale, as `doit` does; or only say what that would be")
     build.add_argument("stages", nargs="*", metavar="STAGE", help="default: all")
     build.add_argument("--dry-run", action="store_true", help="say what would be done, and build nothing")
@@ -120,6 +121,16 @@ def _model_commands(commands: Any) -> None:
     watch = commands.add_parser("watch", help="follow a training that another terminal runs")
     watch.add_argument("variant", nargs="?", metavar="VARIANT", help="of this one; needed where several run")
     watch.set_defaults(run=_watch)
+
+
+def _serve_command(commands: Any) -> None:
+    from tunemake.commands.serve import OPTIONS
+
+    serve = commands.add_parser("serve", help="serve what is built over HTTP, as OpenAI's API does")
+    serve.add_argument("names", nargs="*", metavar="MODEL", help="variant or model folder; default: all that is built")
+    for one in OPTIONS:
+        serve.add_argument(f"--{one.name}", dest=one.name, type=one.kind, default=one.default, help=one.help)
+    serve.set_defaults(run=_serve)
 
 
 def _store_commands(commands: Any) -> None:
@@ -200,6 +211,13 @@ def _chat(options: argparse.Namespace) -> int:
 
     for answer in chat(Path.cwd(), options.folder, options.max_new_tokens):
         print(answer, flush=True)
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from tunemake.commands.serve import serve
+
+    serve(Path.cwd(), options.names, vars(options), partial(print, flush=True))
     return 0
 
 

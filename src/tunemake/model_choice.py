@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,27 @@ class Models:
         if checkpoint is not None:
             return self._checkpoint(name, checkpoint)
         return self._existing(self._merged(name))
+
+    def to_serve(self, names: Sequence[str]) -> list[Choice]:
+        """Give the models named, variants or folders; by default the merged one of each variant that is built.
+
+        Where several variants changed the same base by adapters, it is that base with the adapter of each, so that it
+        need be loaded only once. Raises InputError where there is none.
+        """
+        built = [name for name in self._variants if (self._build(name) / "merged" / "config.json").exists()]
+        chosen = [self.choose(name) for name in dict.fromkeys(names or built)] or [self.choose()]
+        adapted = [self._adapted(one.name) for one in chosen if one.name in self._variants]
+        several = Counter(one.folder.resolve() for one in adapted if one is not None)
+        by_name = {one.name: one for one in adapted if one is not None and several[one.folder.resolve()] > 1}
+        # A folder goes by its own name: where it lies is nobody's business.
+        return [by_name.get(one.name) or replace(one, name=Path(one.name).name or one.name) for one in chosen]
+
+    def _adapted(self, name: str) -> Choice | None:
+        """Give a variant as its base and adapter; None where it has none."""
+        base, adapter = self._base(name), self._build(name) / "adapter"
+        if self._variants[name].train["method"] == "full" or not (adapter / "adapter_config.json").exists():
+            return None
+        return replace(base, name=name, adapter=adapter) if (base.folder / "config.json").exists() else None
 
     def _checkpoint(self, name: str, told: str) -> Choice:
         kept = xtuner.checkpoints(self._build(name) / "train")

@@ -92,6 +92,7 @@ ORDER = [
     "attestation",
     "loading",
     "model_choice",
+    "serving",
     "data_check",
     "checking",
     "plan",
