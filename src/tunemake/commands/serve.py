@@ -102,15 +102,17 @@ def _loopback(host: str) -> bool:
 
 def _listening(host: str, port: int) -> socket.socket:
     """Listen before a model is loaded: that a port is taken is known at once."""
+    made = None
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         made = socket.socket(family, kind)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind(address)
     except OSError as error:
-        raise InputError(
-            Fault(f"{host}:{port}", f"cannot listen there: {error.strerror}", next_step="choose another --port")
-        ) from None
+        if made is not None:
+            made.close()
+        fault = Fault(f"{host}:{port}", f"cannot listen there: {error.strerror}", next_step="choose another --port")
+        raise InputError(fault) from None
     return made
 
 

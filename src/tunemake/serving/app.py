@@ -165,6 +165,8 @@ def application(service: Service, key: str | None, hosts: Sequence[str]) -> ASGI
     )  # fmt: skip
     _add_chat(app, service)
     _add_lists(app, service)
+    # The description is of this server: it tells which models there are.
+    app.openapi()["components"]["schemas"]["ChatRequest"]["properties"]["model"]["enum"] = list(service.models)
     return Metered(Door(app, key, hosts), service.meters)
 
 

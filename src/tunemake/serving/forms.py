@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tunemake.contracts import Message
 from tunemake.serving.sampling import Wish
@@ -78,6 +79,15 @@ class ChatRequest(_Strict):
     user: str | None = None
     metadata: dict[str, str] | None = None
     store: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_unicode(cls, body: Any) -> Any:
+        try:
+            json.dumps(body, ensure_ascii=False).encode()
+        except (UnicodeEncodeError, RecursionError):
+            raise ValueError("text that is not Unicode, or tables in tables without end") from None
+        return body
 
     @field_validator("messages")
     @classmethod

@@ -48,4 +48,5 @@ def of_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
         told = f"Missing required parameter: '{place}'" if place else "a JSON object is expected (application/json)"
         return ApiError(400, told, code="missing_required_parameter", param=place or None)
     message = str(first["msg"]).removeprefix("Value error, ")
-    return ApiError(400, f"Invalid value for '{place}': {message}", code="invalid_value", param=place or None)
+    told = f"Invalid value for '{place}': {message}" if place else message
+    return ApiError(400, told, code="invalid_value", param=place or None)

@@ -54,7 +54,7 @@ class Sampler:
 
         wish = self._wish
         if wish.repetition_penalty != 1:
-            ids = torch.tensor(sorted({*self._prompt, *self._seen}), device=logits.device)
+            ids = torch.tensor(sorted({*self._prompt, *self._seen}), device=logits.device, dtype=torch.long)
             values = logits[ids]
             scaled = torch.where(values > 0, values / wish.repetition_penalty, values * wish.repetition_penalty)
             logits = logits.index_copy(0, ids, scaled)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tunemake.cures import install_cures
 from tunemake.faults import Fault, InputError
 from tunemake.generation import Answers
 from tunemake.model_choice import Choice
@@ -60,6 +61,7 @@ def load(choices: Sequence[Choice], context: int | None) -> tuple[dict[str, Serv
 
 
 def _with_adapter(choice: Choice, folder: Path, name: str, base: Answers | None) -> Answers:
+    install_cures()
     from peft import PeftModel
 
     if base is None:

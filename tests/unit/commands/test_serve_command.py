@@ -1,0 +1,101 @@
+"""tunemake serve before it serves: what is wrong is told in a line, and others are handed the right command."""
+
+import os
+import socket
+
+import pytest
+
+from tunemake.cli import main
+from tunemake.commands.serve import Serve, other_servers
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TUNEMAKE_API_KEY", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def folder(here):
+    """Give a folder that looks like a merged model."""
+    made = here / "merged"
+    made.mkdir()
+    (made / "config.json").write_text("{}")
+    (made / "tunemake.json").write_text('{"format": 1, "template": {"stop_words": []}, "files": {}}')
+    return made
+
+
+PROJECT = """
+[project]
+name = "it"
+[model]
+source = "models/tiny"
+prompt_template = "chatml"
+[datasets.one]
+generator = "self_cognition"
+parameters = { name = "Xiaomu", author = "a tester", samples = 2 }
+[train]
+steps = 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ([], "project.toml: not found; expected a project here, or the name of a model's folder"),
+        (["nowhere"], "nowhere: no model here; name a variant, or a model's folder"),
+        (["--port", "70000"], "--port: out of range; expected 0 to 65535, got 70000"),
+        (["--timeout", "nan"], "--timeout: out of range; expected more than 0 seconds, got nan"),
+        (["--rows", "0"], "--rows: out of range; expected 1 or more, got 0"),
+        (["--engine", "llama"], "--engine: out of range; expected tunemake, vllm or lmdeploy, got llama"),
+        (["--host", "0.0.0.0"], "--host 0.0.0.0: others can reach it, and no key is set; set TUNEMAKE_API_KEY"),
+    ],
+)
+def test_a_fault_is_one_line(here, capsys, given, told):
+    assert main(["serve", *given]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(told)
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+
+
+def test_a_project_that_is_not_built(here, capsys):
+    (here / "project.toml").write_text(PROJECT)
+    assert main(["serve"]) == 2
+    assert capsys.readouterr().err == "build/default/merged: no model here; run doit, or name a model's folder\n"
+    with pytest.raises(SystemExit, match=r"^ERROR: build/default/merged: no model here; run doit"):
+        Serve().execute({option["name"]: option["default"] for option in Serve.cmd_options}, [])
+
+
+def test_a_port_that_is_taken(folder, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert main(["serve", "merged", "--port", str(port)]) == 2
+    told = f"127.0.0.1:{port}: cannot listen there: Address already in use; choose another --port\n"
+    assert capsys.readouterr().err == told
+
+
+@pytest.mark.parametrize("engine", ["vllm", "lmdeploy"])
+def test_another_engine_takes_over(folder, monkeypatch, engine):
+    # A program of its name that says how it was called, instead of the engine, which needs a GPU.
+    programs = folder.parent / "bin"
+    programs.mkdir()
+    program = programs / engine
+    program.write_text(f'#!/bin/sh\necho "$0 $@ ${{VLLM_API_KEY}}" > {folder.parent}/called\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+    monkeypatch.setenv("TUNEMAKE_API_KEY", "s3cret")
+    if (child := os.fork()) == 0:
+        os._exit(main(["serve", "merged", "--engine", engine, "--host", "0.0.0.0", "--port", "0"]))
+    assert os.waitpid(child, 0)[1] == 0
+    program_, *said = (folder.parent / "called").read_text().split()
+    key = ["s3cret"] if engine == "vllm" else ["--api-keys", "s3cret"]
+    assert program_ == str(program)
+    assert said == [*other_servers("merged", folder, "0.0.0.0", 8000)[engine][1:], *key]
+
+
+def test_an_engine_that_is_not_there(folder, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", "")
+    assert main(["serve", "merged", "--engine", "vllm"]) == 2
+    assert capsys.readouterr().err == "--engine vllm: not installed here; pip install vllm\n"
