@@ -2,11 +2,15 @@
 
 import os
 import socket
+import subprocess
+import sys
 
 import pytest
 
 from tunemake.cli import main
 from tunemake.commands.serve import Serve, other_servers
+
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - nothing listens there
 
 
 @pytest.fixture
@@ -49,10 +53,11 @@ steps = 1
         (["--timeout", "nan"], "--timeout: out of range; expected more than 0 seconds, got nan"),
         (["--rows", "0"], "--rows: out of range; expected 1 or more, got 0"),
         (["--engine", "llama"], "--engine: out of range; expected tunemake, vllm or lmdeploy, got llama"),
-        (["--host", "0.0.0.0"], "--host 0.0.0.0: others can reach it, and no key is set; set TUNEMAKE_API_KEY"),
+        (["--host", EVERYWHERE], f"--host {EVERYWHERE}: others can reach it, and no key is set; set TUNEMAKE_API_KEY"),
     ],
 )
-def test_a_fault_is_one_line(here, capsys, given, told):
+@pytest.mark.usefixtures("here")
+def test_a_fault_is_one_line(capsys, given, told):
     assert main(["serve", *given]) == 2
     printed = capsys.readouterr()
     assert printed.err.startswith(told)
@@ -68,7 +73,8 @@ def test_a_project_that_is_not_built(here, capsys):
         Serve().execute({option["name"]: option["default"] for option in Serve.cmd_options}, [])
 
 
-def test_a_port_that_is_taken(folder, capsys):
+@pytest.mark.usefixtures("folder")
+def test_a_port_that_is_taken(capsys):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         assert main(["serve", "merged", "--port", str(port)]) == 2
@@ -77,25 +83,25 @@ def test_a_port_that_is_taken(folder, capsys):
 
 
 @pytest.mark.parametrize("engine", ["vllm", "lmdeploy"])
-def test_another_engine_takes_over(folder, monkeypatch, engine):
+def test_another_engine_takes_over(folder, engine):
     # A program of its name that says how it was called, instead of the engine, which needs a GPU.
     programs = folder.parent / "bin"
     programs.mkdir()
     program = programs / engine
     program.write_text(f'#!/bin/sh\necho "$0 $@ ${{VLLM_API_KEY}}" > {folder.parent}/called\n')
     program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
-    monkeypatch.setenv("TUNEMAKE_API_KEY", "s3cret")
-    if (child := os.fork()) == 0:
-        os._exit(main(["serve", "merged", "--engine", engine, "--host", "0.0.0.0", "--port", "0"]))
-    assert os.waitpid(child, 0)[1] == 0
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    environment = {"PATH": path, "PYTHONPATH": os.pathsep.join(sys.path), "TUNEMAKE_API_KEY": "s3cret"}
+    command = [sys.executable, "-m", "tunemake.cli", "serve", "merged", "--engine", engine, "--port", "0"]
+    subprocess.run([*command, "--host", EVERYWHERE], env=environment, check=True)
     program_, *said = (folder.parent / "called").read_text().split()
     key = ["s3cret"] if engine == "vllm" else ["--api-keys", "s3cret"]
     assert program_ == str(program)
-    assert said == [*other_servers("merged", folder, "0.0.0.0", 8000)[engine][1:], *key]
+    assert said == [*other_servers("merged", folder, EVERYWHERE, 8000)[engine][1:], *key]
 
 
-def test_an_engine_that_is_not_there(folder, monkeypatch, capsys):
+@pytest.mark.usefixtures("folder")
+def test_an_engine_that_is_not_there(monkeypatch, capsys):
     monkeypatch.setenv("PATH", "")
     assert main(["serve", "merged", "--engine", "vllm"]) == 2
     assert capsys.readouterr().err == "--engine vllm: not installed here; pip install vllm\n"
