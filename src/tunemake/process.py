@@ -25,7 +25,7 @@ _LONGEST_CAUSE = 300
 _ENVIRONMENTS = {"merge": {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}}
 # How long OpenMP's threads spin before they sleep. Its default loses several times the speed as soon as anything else
 # wants a core, since spinning threads keep it from the one that they wait for; alone, this is as fast.
-_SHORT_SPIN = {"GOMP_SPINCOUNT": "1000"}
+SHORT_SPIN = {"GOMP_SPINCOUNT": "1000"}
 _CACHES = {"HF_DATASETS_CACHE": ".datasets", "HF_MODULES_CACHE": ".modules", "MPLCONFIGDIR": ".matplotlib"}
 Event = Mapping[str, Any]
 RunStage = Callable[[str, Job, Share, Callable[[Event], None]], dict[str, Any]]  # as run_stage
@@ -42,7 +42,7 @@ def run_stage(stage: str, job: Job, share: Share, watch: Callable[[Event], None]
     for name in (DONE, FAULTS, EVENTS):
         (job.work / name).unlink(missing_ok=True)
     with (job.work / LOG).open("ab") as log:
-        environment = {**_SHORT_SPIN, **machine_environment(), **_ENVIRONMENTS.get(stage, {}), "PYTHONUNBUFFERED": "1"}
+        environment = {**SHORT_SPIN, **machine_environment(), **_ENVIRONMENTS.get(stage, {}), "PYTHONUNBUFFERED": "1"}
         environment |= share[0]
         environment["TUNEMAKE_BUILD"] = str(os.getpid())
         # What these libraries keep between runs (tables made of data, copies of a model's own code) would lie outside

@@ -17,6 +17,7 @@ from doit.cmd_base import Command
 
 from tunemake.faults import Fault, InputError, TunemakeError
 from tunemake.model_choice import Choice, Models
+from tunemake.process import SHORT_SPIN
 from tunemake.project import machine_environment
 
 KEY = "TUNEMAKE_API_KEY"
@@ -56,6 +57,8 @@ def serve(root: Path, names: Sequence[str], given: Mapping[str, Any], say: Calla
     choices = Models(root).to_serve(names)
     if given["engine"] != "tunemake":
         _hand_over(choices, given, key)
+    # Read when torch is loaded: on a busy machine its threads would wait for each other at full speed.
+    os.environ.update({**SHORT_SPIN, **machine_environment()})
     listening = _listening(given["host"], given["port"])
     with listening:
         _serve(choices, given, key, listening, say)
