@@ -114,7 +114,10 @@ class Models:
         several = Counter(one.folder.resolve() for one in adapted if one is not None)
         by_name = {one.name: one for one in adapted if one is not None and several[one.folder.resolve()] > 1}
         # A folder goes by its own name: where it lies is nobody's business.
-        return [by_name.get(one.name) or replace(one, name=Path(one.name).name or one.name) for one in chosen]
+        named = [by_name.get(one.name) or replace(one, name=Path(one.name).name or one.name) for one in chosen]
+        if twice := [name for name, count in Counter(one.name for one in named).items() if count > 1]:
+            raise InputError(Fault(twice[0], "several models have this name", next_step="serve one of them"))
+        return named
 
     def _adapted(self, name: str) -> Choice | None:
         """Give a variant as its base and adapter; None where it has none."""

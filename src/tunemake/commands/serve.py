@@ -6,6 +6,7 @@ import ipaddress
 import os
 import shlex
 import shutil
+import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -181,4 +182,6 @@ class Serve(Command):  # type: ignore[misc]
             serve(Path.cwd(), pos_args, opt_values, lambda line: print(line, flush=True))  # noqa: T201 - a command prints
         except TunemakeError as error:
             raise SystemExit(f"ERROR: {error}") from None
+        except KeyboardInterrupt:  # how a server ends; doit would show where
+            return 128 + signal.SIGINT
         return 0

@@ -51,6 +51,8 @@ class Service:
         """Put a request into the queue; raises ApiError."""
         served = self.model(asked.model)
         prompt = served.answers.ids_of([message.as_message() for message in asked.messages])
+        if not prompt:
+            raise ApiError(400, "the messages have no text", code="invalid_value", param="messages")
         free = served.context - len(prompt)
         if free < 1:
             told = f"This model's maximum context length is {served.context} tokens; the messages have {len(prompt)}"

@@ -52,7 +52,7 @@ class Door:
                 raise ApiError(403, "addressed to a name that is not this server's", code="wrong_host")
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        same = hmac.compare_digest(given.strip().encode(), self._key.encode())
+        same = hmac.compare_digest(given.strip().encode("latin-1"), self._key.encode())
         if path != OPEN and not (same and scheme.lower() == "bearer"):
             told = {"www-authenticate": "Bearer"}
             raise ApiError(401, "Incorrect API key provided", code="invalid_api_key", headers=told)

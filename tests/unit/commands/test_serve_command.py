@@ -70,7 +70,16 @@ def test_a_project_that_is_not_built(here, capsys):
     assert main(["serve"]) == 2
     assert capsys.readouterr().err == "build/default/merged: no model here; run doit, or name a model's folder\n"
     with pytest.raises(SystemExit, match=r"^ERROR: build/default/merged: no model here; run doit"):
-        Serve().execute({option["name"]: option["default"] for option in Serve.cmd_options}, [])
+        Serve().parse_execute(["--port", "0"])  # as doit calls it
+
+
+def test_two_models_of_one_name(here, capsys):
+    for place in ("a", "b"):
+        (here / place / "merged").mkdir(parents=True)
+        (here / place / "merged/config.json").write_text("{}")
+        (here / place / "merged/tunemake.json").write_text('{"format": 1, "template": {"stop_words": []}, "files": {}}')
+    assert main(["serve", "a/merged", "b/merged"]) == 2
+    assert capsys.readouterr().err == "merged: several models have this name; serve one of them\n"
 
 
 @pytest.mark.usefixtures("folder")
