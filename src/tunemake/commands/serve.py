@@ -12,14 +12,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from doit.cmd_base import Command
 
 from tunemake.faults import Fault, InputError, TunemakeError
-from tunemake.model_choice import Choice, Models
 from tunemake.process import SHORT_SPIN
 from tunemake.project import machine_environment
+
+if TYPE_CHECKING:  # every command's arguments are read with this one's
+    from tunemake.model_choice import Choice
 
 KEY = "TUNEMAKE_API_KEY"
 _EXTRA = "pip install 'tunemake[serve,train]'"
@@ -53,6 +55,8 @@ def serve(root: Path, names: Sequence[str], given: Mapping[str, Any], say: Calla
 
     Raises InputError for what is not built, a place that cannot be listened at, or options that are wrong.
     """
+    from tunemake.model_choice import Models
+
     key = given["api-key"] or machine_environment().get(KEY) or None
     _check(given, key)
     choices = Models(root).to_serve(names)
