@@ -82,7 +82,8 @@ def test_the_same_model_under_another_path_retrains_nothing(built):
     shutil.copytree(built.root / "models/tiny", built.root / "models/copy")
     built.edit("models/tiny", "models/copy")
     done = built.built()
-    assert done.ran == ["base", "config", "adapter", "merge", "report"]  # the adapter names its base; the rest is quick
+    # The adapter names its base, and evaluate holds the merged model against the adapter.
+    assert done.ran == ["base", "config", "adapter", "merge", "evaluate", "report"]
     config = (built.root / "build/default/config/train.py").read_text()
     assert "build/base/copy/model" in config
 
