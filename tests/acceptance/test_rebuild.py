@@ -13,7 +13,7 @@ from conftest import wait_for
 pytestmark = pytest.mark.train
 
 EVERYTHING = [
-    "dataset:identity", "base", "config", "data", "train", "adapter", "merge", "baseline", "evaluate",
+    "dataset:identity", "base", "config", "data", "baseline", "train", "adapter", "merge", "evaluate",
     "report", "gate",
 ]  # fmt: skip
 
@@ -104,7 +104,7 @@ def test_regenerated_but_equal_data_stops_the_wave(built):
 def test_a_changed_name_rebuilds_data_and_what_follows(built):
     built.edit('author = "a tester"', 'author = "somebody"')
     done = built.built()
-    assert done.ran == ["dataset:identity", "data", "train", "adapter", "merge", "baseline", "evaluate", "report"]
+    assert done.ran == ["dataset:identity", "data", "baseline", "train", "adapter", "merge", "evaluate", "report"]
     assert 'datasets.identity.parameters.author: "a tester" → "somebody"' in done.why("dataset:identity")
     assert "data/train.json changed" in done.why("train")
 

@@ -7,6 +7,7 @@ import pytest
 from light_model import write_light_model
 from tunemake.gating import NO_GATE, STEP, failure, judged
 from tunemake.loading import load_builder
+from tunemake.plan import plan
 from tunemake.withholding import gate_of, withheld_by
 
 PROJECT = """
@@ -58,6 +59,17 @@ def test_gates_come_last_of_all_variants(build):
     assert names[-2:] == ["gate:a", "gate:b"]
     assert {"merge:b", "evaluate:b", "report:b"} <= set(names[:-2])
     assert list(build().stages)[-1] == "gate"
+
+
+def test_what_needs_a_gate_stands_behind_it_in_each_variant(build):
+    builder = build(f'{VARIANTS}[export]\nformats = ["gguf-f16"]\n')
+    assert list(builder.stages)[-4:] == ["gate:a", "gate:b", "export:a", "export:b"]
+    before: set[str] = set()
+    for name, stage in builder.stages.items():
+        assert {need.stage for need in stage.needs.values()} <= before, name
+        before.add(name)
+    assert gate_of(builder.stages, "export:b") == "gate:b"
+    assert [step.stage for step in plan(builder)] == list(builder.stages)
 
 
 def test_what_was_made_from_a_training_waits_for_its_gate(build):
