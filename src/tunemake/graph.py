@@ -75,11 +75,11 @@ def combined(by_variant: Mapping[str, list[Stage]]) -> list[Stage]:
             if name not in shared:
                 mine = _named(stage, f"{name}:{variant}", names)
                 names[name] = own.setdefault(mine.link, mine).name
-    made = [*shared.values(), *own.values()]
-    gates = {stage.name for stage in made if stage.kind == "gate"}
-    behind = {stage.name for stage in made if any(need.stage in gates for need in stage.needs.values())}
+    all_made = [*shared.values(), *own.values()]
+    gates = {stage.name for stage in all_made if stage.kind == "gate"}
+    behind = {stage.name for stage in all_made if any(need.stage in gates for need in stage.needs.values())}
     # A gate that fails ends the build: by then, what needs none of it is made.
-    return sorted(made, key=lambda stage: (stage.name in behind, stage.name in gates))
+    return sorted(all_made, key=lambda stage: (stage.name in behind, stage.name in gates))
 
 
 def _named(stage: Stage, name: str, names: Mapping[str, str]) -> Stage:
