@@ -61,8 +61,7 @@ def too_long(text: str) -> str:
         "samples = 150": "samples = 60", "samples = 200,": "samples = 40,", "steps = 82": "epochs = 8",
         "checkpoints = { every = 41, keep = 2 }": "checkpoints = { every = 36, keep = 20 }",
         "answers = { every = 41": "answers = { every = 48", "required = false\n": "",
-        "at_most = 0.5\n": "at_most = 0.7\n",
-        "at_most = 0.05\n": "at_most = 0.1\n",
+        "at_most = 0.8\n": "at_most = 0.7\n", "at_least = 0.8\n": "at_least = 0.9\n",
     }  # fmt: skip
     return changed(text, changes)
 
