@@ -97,6 +97,7 @@ def build(name: str, place: Path, model: Path | None) -> dict[str, Any]:
     read = {key: json.loads((folder / file).read_text("utf-8")) for key, file in (
         ("gate", "gate/gate.json"), ("selection", "selection/scores.json"), ("evaluation", "evaluation/scores.json"),
     )}  # fmt: skip
+    (root / "doit.log").write_text(done.stdout + done.stderr, "utf-8")
     lines = done.stdout.splitlines()
     told = [line for line in lines if line.startswith("gate: ") or (line.startswith("    ") and " → " in line)]
     return {"code": done.returncode, "seconds": seconds, "told": told, **read}
