@@ -73,3 +73,4 @@ def _untie(model: Any, config: dict[str, Any]) -> None:
     named = {targets} if isinstance(targets, str) else {name.rpartition(".")[2] for name in targets}
     if ends & named:
         output.weight = torch.nn.Parameter(output.weight.detach().clone(), requires_grad=False)
+        model.config.tie_word_embeddings = False  # else PEFT warns of what was just cured

