@@ -21,6 +21,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("train") is None)
 
 
+@pytest.fixture(scope="session")
+def taught_model(tmp_path_factory):
+    """The folder of the tiny model that was taught a few answers."""
+    from taught import write_taught
+
+    folder = tmp_path_factory.mktemp("taught")
+    write_taught(folder)
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def _no_modules_of_other_tests(tmp_path_factory):
     """Forget what was imported from temporary folders: a look at a project counts all code, and where it is found."""
