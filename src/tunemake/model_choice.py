@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -125,6 +126,40 @@ class Models:
         if self._variants[name].train["method"] == "full" or not (adapter / "adapter_config.json").exists():
             return None
         return replace(base, name=name, adapter=adapter) if (base.folder / "config.json").exists() else None
+
+    def variant_of(self, choice: Choice) -> str | None:
+        """Give the variant that a model was trained for; None for a base model, and for one from elsewhere."""
+        for name in self._variants:
+            build = self._build(name)
+            if choice.checkpoint is not None and choice.checkpoint.is_relative_to(build):
+                return name
+            shown = choice.folder if choice.adapter is None else choice.adapter
+            made = build / ("merged" if choice.adapter is None else "adapter")
+            if choice.checkpoint is None and made.exists() and shown.resolve() == made.resolve():
+                return name
+        return None
+
+    def base_of(self, choice: Choice) -> Choice:
+        """Give the base model of a trained one. Raises InputError where none is known, and for the base itself."""
+        name = self.variant_of(choice)
+        if name is None:
+            raise InputError(Fault(choice.name, "no base model to compare it with", next_step="choose a trained model"))
+        return self._existing(self._base(name))
+
+    def failed_gate(self, choice: Choice) -> bool:
+        """Say whether a merged model, or its adapter, failed its gate when it was last asked."""
+        name = self.variant_of(choice)
+        verdict = self._build(name or "") / "gate" / "gate.json"
+        if name is None or choice.checkpoint is not None or not verdict.exists():
+            return False
+        return json.loads(verdict.read_text("utf-8")).get("passed") is False
+
+    def xtuner_command(self, choice: Choice) -> str | None:
+        """Give how XTuner's own chat talks to a merged model of the project; None for others."""
+        name = self.variant_of(choice)
+        if name is None or choice.adapter is not None or choice.checkpoint is not None:
+            return None
+        return xtuner.chat_command(f"build/{name}/merged", choice.template)
 
     def _checkpoint(self, name: str, told: str) -> Choice:
         kept = xtuner.checkpoints(self._build(name) / "train")

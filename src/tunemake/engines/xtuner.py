@@ -206,3 +206,14 @@ def _is_whole(checkpoint: Path) -> bool:
             return archive.testzip() is None
     except Exception:  # noqa: BLE001 - damaged bytes mean anything to zipfile, and it raises as much
         return False
+
+
+def chat_command(folder: str, template: Mapping[str, Any]) -> str | None:
+    """Give the command by which XTuner's own chat talks to a model folder; None where it lacks the prompt template.
+
+    XTuner's default is float16 whatever the model, which most CPUs only emulate.
+    """
+    wanted = prompts.from_xtuner(prompts.as_xtuner(template))
+    known = xtuner_configs.prompt_templates()
+    same = [name for name, form in known.items() if prompts.from_xtuner(form) == wanted]
+    return f"tunemake xtuner chat {folder} --prompt-template {same[0]} --torch-dtype auto" if same else None
