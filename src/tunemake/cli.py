@@ -45,11 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _scaffold_commands(commands)
-    chat = commands.add_parser("chat", help="talk to a model of this project; /reset begins a new conversation")
-    chat.add_argument("folder", nargs="?", type=Path, help="model folder; default: the project's merged model")
-    chat.add_argument("--max-new-tokens", type=_positive, default=128, help="longest answer in tokens (128)")
-    chat.set_defaults(run=_chat)
     _serve_command(commands)
+    _talk_commands(commands)
     build = commands.add_parser("build", help="build what is stale, as `doit` does; or only say what that would be")
     build.add_argument("stages", nargs="*", metavar="STAGE", help="default: all")
     build.add_argument("--dry-run", action="store_true", help="say what would be done, and build nothing")
@@ -86,6 +83,18 @@ def _parser() -> argparse.ArgumentParser:
     _provenance_commands(commands)
     commands.add_parser("xtuner", help="XTuner's own tools with cures: train, pth_to_hf, merge, …")
     return parser
+
+
+def _talk_commands(commands: Any) -> None:
+    from tunemake.commands.talk_options import CHAT, WEB, add_to
+
+    chat = commands.add_parser("chat", help="talk to a model at a terminal or through a pipe")
+    chat.add_argument("what", nargs="?", metavar="MODEL", help="variant or model folder; default: the merged model")
+    add_to(chat, CHAT)
+    chat.set_defaults(run=_chat)
+    web = commands.add_parser("web", help="serve a page to talk to the project's models on")
+    add_to(web, WEB)
+    web.set_defaults(run=_web)
 
 
 def _scaffold_commands(commands: Any) -> None:
@@ -209,8 +218,7 @@ def _new(options: argparse.Namespace) -> int:
 def _chat(options: argparse.Namespace) -> int:
     from tunemake.commands.chat import chat
 
-    for answer in chat(Path.cwd(), options.folder, options.max_new_tokens):
-        print(answer, flush=True)
+    chat(Path.cwd(), options.what, vars(options))
     return 0
 
 
@@ -218,6 +226,13 @@ def _serve(options: argparse.Namespace) -> int:
     from tunemake.commands.serve import serve
 
     serve(Path.cwd(), options.names, vars(options), partial(print, flush=True))
+    return 0
+
+
+def _web(options: argparse.Namespace) -> int:
+    from tunemake.commands.web import web
+
+    web(Path.cwd(), options.address, options.port)
     return 0
 
 
