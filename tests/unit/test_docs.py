@@ -69,9 +69,14 @@ HEAD = '[[evaluate.probe]]\nname = "facts"\nkind = "exact_match"\n'
 
 @pytest.mark.parametrize("block", re.findall(r"^```toml\n(.*?)^```$", PROBES_PAGE, flags=re.MULTILINE | re.DOTALL))
 def test_what_the_page_of_probes_declares_is_allowed(block, tmp_path):
-    told = tomllib.loads(block if block.startswith("[") else HEAD + block)["evaluate"]
-    told.setdefault("probe", tomllib.loads(HEAD)["evaluate"]["probe"])
-    assert schema_faults(told, load_schema("project.schema.json")["properties"]["evaluate"], "probes.md") == []
+    values = tomllib.loads(block if block.startswith("[") else HEAD + block)
+    shapes = load_schema("project.schema.json")["properties"]
+    if "train" in values:
+        told, shape = values["train"]["early_stop"], shapes["train"]["properties"]["early_stop"]
+    else:
+        told, shape = values["evaluate"], shapes["evaluate"]
+        told.setdefault("probe", tomllib.loads(HEAD)["evaluate"]["probe"])
+    assert schema_faults(told, shape, "probes.md") == []
     plugins = Plugins(tmp_path, [], Digests(tmp_path / "digests.json"))
     assert not any(plugins.probe_faults(one["kind"], one.get("parameters", {}), ()) for one in told["probe"])
 
