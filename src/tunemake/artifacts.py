@@ -55,7 +55,7 @@ def elsewhere(folder: Path) -> frozenset[str]:
     """Name the recorded files that lie in another store: the artifact was fetched without them."""
     try:
         return frozenset(json.loads((folder / ELSEWHERE).read_text("utf-8")))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # where it was lost, the files count as gone
         return frozenset()
 
 

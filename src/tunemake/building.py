@@ -38,8 +38,8 @@ _HEAVY = ("torch", "transformers", "peft", "datasets", "xtuner", "mmengine", "bi
 class Taken:
     """Where the content lies that a fingerprint was taken of.
 
-    inputs: by role, the artifact's folder in the store, which a link may leave at any time. files: those outside of
-    the build, each with its size, time of change and inode, and its digest.
+    inputs: by role, the artifact's folder in the store, which a link may leave at any time. files: those that are read,
+    there and outside of the build, each with its size, time of change and inode, and its digest.
     """
 
     inputs: Mapping[str, Path]
@@ -291,6 +291,9 @@ class Builder:
             code |= self.plugins.probe_code(probe["kind"])
         sources = self._sources(stage)
         found = {path: digest for folder in folders.values() for path, digest in _linked(folder)}
+        found |= {folders[role] / name: digest for role, need in stage.needs.items()
+                  for name, digest in _taken(stage, need, folders[role]).items()
+                  if (folders[role] / name).is_file()}  # fmt: skip
         stamps = {path: _stamp(path) for path in (*code.values(), *sources.values(), *found)}
         of_sources, of_code = self._digests_of(sources), self._digests_of(code)
         found |= {path: of_sources[name] for name, path in sources.items()}

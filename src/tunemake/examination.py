@@ -206,8 +206,8 @@ class _View:
 def _scored(asked: Asked, view: _View) -> Score:
     ask: Callable[[], Score] = partial(asked.probe.score, asked.parameters, view)
     try:
-        found = ask()
-        value, parts = float(found.value), [float(part) for part in found.parts]
+        found = _score_of(ask())
+        value, parts = float(found.value), [float(part) for part in found.parts or ()]
     except ProbeError as error:
         raise StageError(Fault(asked.where, str(error))) from error
     except Exception as error:  # a stranger's code can raise anything
@@ -217,6 +217,12 @@ def _scored(asked: Asked, view: _View) -> Score:
         wrong = f"score: {len(parts)} parts for {len(asked.questions)} questions"
         raise StageError(Fault(asked.where, wrong, expected="one for each question, or none"))
     return Score(value, parts)
+
+
+def _score_of(given: object) -> Score:
+    if not isinstance(given, Score):
+        raise ProbeError(f"score: wrong value given; expected a Score, got {type(given).__name__}")
+    return given
 
 
 def _conversation(prompt: str) -> list[Message]:

@@ -24,10 +24,11 @@ def extends(before: Mapping[str, Any], now: Decides) -> bool:
     """Say whether a training is a recorded one and more of the same."""
     if before["stage"] != "train":
         return False
-    # A training's last step may be of fewer iterations than the others; a longer one has none such there.
-    whole = before["facts"]["iterations"] % now.parameters["accumulation"] == 0
     alike = _differs_in_length_alone(before, now) and _longer(before["parameters"], now)
-    return alike and whole and _goes_on(now.parameters) and "early_stop" not in now.parameters
+    done = before["facts"].get("iterations")  # of a record that was fetched it may be anything
+    # A training's last step may be of fewer iterations than the others; a longer one has none such there.
+    whole = alike and isinstance(done, int) and done % now.parameters["accumulation"] == 0
+    return whole and _goes_on(now.parameters) and "early_stop" not in now.parameters
 
 
 def why_anew(before: Mapping[str, Any] | None, now: Decides) -> str | None:
@@ -52,21 +53,32 @@ def take_over(entries: Path, now: Decides, work: Path) -> str | None:
     found = []
     for folder in entries.glob(f"{now.stage}-*"):
         record = read_record(folder)
-        if record is not None and extends(record, now):
+        if record is not None and extends(record, now) and _last(folder) is not None:
             found.append((max(record["parameters"].get(name, 0) for name in _LENGTHS), folder))
     if not found:
         return None
     folder = max(found)[1]
-    last = folder / (folder / "last_checkpoint").read_text("utf-8")
-    if not last.is_file() or last.parent != folder:
-        return None
-    try:
-        os.link(last, work / last.name)
-    except OSError:  # another file system
-        shutil.copyfile(last, work / last.name)
-    for name in _LOGS:
+    last = _last(folder)
+    assert last is not None
+    for name in _LOGS:  # first: the checkpoint says that all is there
         shutil.copyfile(folder / name, work / name)
+    draft = work / f".{last.name}"
+    draft.unlink(missing_ok=True)
+    try:
+        os.link(last, draft)
+    except OSError:  # another file system
+        shutil.copyfile(last, draft)
+    draft.replace(work / last.name)
     return f"{last.name} of the training of {max(found)[0]}"
+
+
+def _last(folder: Path) -> Path | None:
+    """Give a training's last checkpoint; None where it lies elsewhere, or the name leads out of the folder."""
+    try:
+        last = folder / (folder / "last_checkpoint").read_text("utf-8").strip()
+    except OSError:
+        return None
+    return last if last.is_file() and last.parent == folder else None
 
 
 def _differs_in_length_alone(before: Mapping[str, Any], now: Decides) -> bool:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # a build with nothing to do asks a gate too, and needs none 
     from tunemake.building import Builder
 
 NO_GATE = "TUNEMAKE_NO_GATE"  # where it is set, a model that fails its gate ends no build
-STEP = "train otherwise, or --no-gate; the model is kept, and not sent to a shared store"
+STEP = "train otherwise, or tunemake build --no-gate; the model is kept, and not sent to a shared store"
 
 
 def failure(root: Path, name: str, link: str) -> list[str] | None:
@@ -24,6 +24,8 @@ def failure(root: Path, name: str, link: str) -> list[str] | None:
     """
     told = verdict(root / link)
     if told is not None and told["passed"]:
+        if missed := lines_of(told, name):  # bounds that are not required
+            sys.stderr.write("\n".join(missed) + "\n")
         return None
     from tunemake.project import machine_environment
 

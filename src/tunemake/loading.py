@@ -186,7 +186,8 @@ def _probes(project: Project, plugins: Plugins, at: Path_, probes: Sequence[Mapp
 def _probe(project: Project, plugins: Plugins, at: Path_, probe: Mapping[str, Any]) -> Found:
     try:
         found = plugins.probe_faults(probe["kind"], probe["parameters"], (*at, "parameters"))
-        needs = set(plugins.probe(probe["kind"]).needs)
+        made = plugins.probe(probe["kind"])
+        needs = set(made.needs)
     except InputError as error:
         return _at((*at, "kind"), error.faults)
     prompts = probe.get("prompts")
@@ -198,15 +199,25 @@ def _probe(project: Project, plugins: Plugins, at: Path_, probe: Mapping[str, An
         found += faults or _questions(project, (*at, "prompts"), prompts, needs)
     elif "references" in needs:
         found += _references(at, questions_of(project.root, prompts, probe["name"]))
-    least, most = probe.get("at_least"), probe.get("at_most")
-    if least is not None and most is not None and least > most:
-        what = "no score can keep to both bounds"
-        found += _at((*at, "at_least"), [Fault(probe["name"], what, f"at most {most:g}", f"{least:g}")])
+    found += _bounds(at, probe, made.unit)
     if "held_out" in needs and not project.data["held_out"]:
         found += _at(at, [Fault(probe["name"], "needs held-out samples", expected="data.held_out above 0")])
     if at[0] == "train" and needs & _MORE_THAN_THE_MODEL:
         what = f"{probe['kind']} needs more than the model in training"
         found += _at((*at, "kind"), [Fault(probe["name"], what, expected="a probe of answers, such as contains")])
+    return found
+
+
+def _bounds(at: Path_, probe: Mapping[str, Any], unit: str) -> Found:
+    """Tell of bounds that no score can keep to. unit: of the probe's score."""
+    least, most = probe.get("at_least"), probe.get("at_most")
+    found: Found = []
+    if least is not None and most is not None and least > most:
+        what = "no score can keep to both bounds"
+        found += _at((*at, "at_least"), [Fault(probe["name"], what, f"at most {most:g}", f"{least:g}")])
+    for key, bound in (("at_least", least), ("at_most", most)):
+        if bound is not None and unit.startswith("share") and not 0 <= bound <= 1:
+            found += _at((*at, key), [Fault(probe["name"], f"a {unit} lies between 0 and 1", got=f"{bound:g}")])
     return found
 
 

@@ -22,10 +22,12 @@ if TYPE_CHECKING:  # a build with nothing to do needs none of it
     from tunemake.building import Builder
     from tunemake.stage import Stage
 
-FILE = "tunemake.lock"
+FILE, TRACKING = "tunemake.lock", "tracking"
 FORMAT = 1
 _NO_CONTENT = "log.txt"
-_USER_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
+_USER_IN_URL = re.compile(
+    r"(?<=://)[^/@\s]+@|(?<=[?&#])[^\s&=]*(?:token|key|secret|sig|signature)[^\s&=]*=[^\s&]*", re.IGNORECASE
+)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -151,7 +153,9 @@ def shown(root: Path) -> dict[str, Path]:
             link = Path(place) / name
             if link.is_symlink() and not name.startswith("."):
                 found[link.relative_to(root).as_posix()] = Path(os.path.realpath(link))  # resolve() raises for a circle
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        # What trackers write is theirs.
+        tracked = {TRACKING} if Path(place) == root / "build" else set()
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in tracked)
     return found
 
 

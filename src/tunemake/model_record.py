@@ -17,7 +17,7 @@ from typing import Any
 from tunemake import __version__
 from tunemake.digests import Digests, sha256_of_file
 from tunemake.faults import Fault, InputError
-from tunemake.models import MODEL_RECORD, model_files, parse_source
+from tunemake.models import ADAPTER, MODEL_RECORD, model_files, parse_source
 from tunemake.plugins import installed_version
 
 FORMAT = 1
@@ -86,7 +86,9 @@ def model_flaws(folder: Path) -> tuple[int, list[str]]:
     files: dict[str, str] = read_model_record(folder)["files"]
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         told = list(pool.map(lambda name: _flaw(folder, name, files[name]), files))
-    here = [path.name for path in model_files(folder) if path.name not in {*files, _LOG}]
+    # An adapter beside a model is loaded with it, and may lead to another base.
+    found = [*model_files(folder), *sorted(folder.glob(f"{ADAPTER}*"))]
+    here = [path.name for path in found if path.name not in {*files, _LOG}]
     more = [f"{name} is none of the model's files, and would be loaded with them" for name in here]
     return len(files), [flaw for flaw in told if flaw is not None] + more
 

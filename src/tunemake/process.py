@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +74,10 @@ def _write_job(job: Job) -> None:
 
 def _follow(child: subprocess.Popen[bytes], work: Path, watch: Callable[[Event], None]) -> int:
     tail = _Tail(work / EVENTS)
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGTERM, _raise_stopped)
+    heard = threading.current_thread() is threading.main_thread()  # `doit -P thread` runs stages in others
+    before = {number: signal.getsignal(number) for number in ((signal.SIGINT, signal.SIGTERM) if heard else ())}
+    if heard:
+        signal.signal(signal.SIGTERM, _raise_stopped)
     try:
         while child.poll() is None:
             for event in tail.new_events():
@@ -92,6 +96,9 @@ def _follow(child: subprocess.Popen[bytes], work: Path, watch: Callable[[Event],
             signal.signal(number, handler)
         if child.stdin is not None:
             child.stdin.close()
+        # Where the stage was killed alone, what it had started would work on in a folder that the next build takes.
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
     return child.returncode
 
 
@@ -115,15 +122,22 @@ def _end_group(child: subprocess.Popen[bytes]) -> None:
 
 
 def _failure(stage: str, code: int, job: Job) -> InputError | StageError:
-    told = job.work / FAULTS
-    if told.exists():
-        content = json.loads(told.read_text("utf-8"))
+    content = _told_faults(job.work / FAULTS)
+    if content is not None:
         faults = [Fault(**fault) for fault in content["faults"]]
         return InputError(faults) if content["exit_code"] == InputError.exit_code else StageError(faults)
     lines = (job.work / LOG).read_text("utf-8", errors="replace").splitlines()
     log = (job.work / LOG).relative_to(job.root) if (job.work / LOG).is_relative_to(job.root) else job.work / LOG
     fault = Fault(stage, _cause(code, lines), next_step=f"its log: {log}")
     return StageError([fault, *(Fault("  log", line) for line in lines[-_LOG_LINES:])])
+
+
+def _told_faults(path: Path) -> dict[str, Any] | None:
+    try:
+        told: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):  # it told none, or a full disk cut them short
+        return None
+    return told
 
 
 def _cause(code: int, lines: list[str]) -> str:

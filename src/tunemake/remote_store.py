@@ -23,8 +23,8 @@ from tunemake.staleness import Decides
 from tunemake.transfers import Progress, Tell, each, within
 
 # A base model leads to files of the machine; a training config is Python code, and a report a page that a browser runs:
-# both are rendered in a moment.
-NEVER_FETCHED = frozenset({"base", "config", "report"})
+# both are rendered in a moment. Whether the gate has passed is decided here.
+NEVER_FETCHED = frozenset({"base", "config", "report", "gate"})
 _RECORD_ONLY = frozenset({"base"})
 _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"})  # they have no folders
 _S3 = {"config_kwargs": {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 2}}}

@@ -241,10 +241,9 @@ def raising(error):
         (raising(ProbeError("no such voice")), "no such voice"),
         (raising(KeyError("x")), "score failed at probe its_kind: KeyError: 'x'"),
         (raising(ValueError("two\nlines")), r"score failed at probe its_kind: ValueError: two\nlines"),
-        (lambda _: None, "score failed at probe its_kind: AttributeError: 'NoneType' object has no attribute 'value'"),
-        (lambda _: 0.5, "score failed at probe its_kind: AttributeError: 'float' object has no attribute 'value'"),
+        (lambda _: None, "score: wrong value given; expected a Score, got NoneType"),
+        (lambda _: 0.5, "score: wrong value given; expected a Score, got float"),
         (lambda _: Score("high"), "score failed at probe its_kind: ValueError: could not convert string to float"),
-        (lambda _: Score(1, None), "score failed at probe its_kind: TypeError: 'NoneType' object is not iterable"),
         (lambda _: Score(1, [1, 2, 3]), "score: 3 parts for 4 questions; expected one for each question, or none"),
     ],
 )

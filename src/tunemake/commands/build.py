@@ -8,6 +8,7 @@ from pathlib import Path
 
 from doit.doit_cmd import DoitMain
 
+from tunemake.commands.why import stages_of
 from tunemake.gating import NO_GATE
 from tunemake.loading import load_builder
 
@@ -17,7 +18,9 @@ def build(stages: Sequence[str], *, gate: bool = True) -> int:
 
     gate: whether a model that fails its gate ends the build.
     """
-    load_builder(Path.cwd())  # its faults have an exit code of their own here
+    known = list(load_builder(Path.cwd()).stages)  # its faults have an exit code of their own here
+    for name in stages:
+        stages_of(known, name)
     if not gate:
         os.environ[NO_GATE] = "1"
     return int(DoitMain().run(["run", *stages]))

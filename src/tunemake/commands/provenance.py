@@ -92,6 +92,8 @@ def verify_signed(
     read, away, flaws, against = _verified(root) if folder is None else _verified_model(folder)
     count, unlike = attestation.subject_flaws(told, root, folder)
     locked = None if folder is not None else read_lock(root)
+    if folder is None and locked is None:
+        unlike.append(f"{FILE} is gone, by which the other stages would be held against what was signed")
     if locked is not None and locked != told["predicate"]:
         unlike.append(f"{FILE} is not the one that was signed")
     against = f"{against}, and {count} of them with what {public_key.name} signed"

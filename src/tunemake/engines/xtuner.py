@@ -191,6 +191,8 @@ def remove_litter(folder: Path, last: Path) -> None:
     interrupt saved beside the regular ones go too; last: the one that stays in any case.
     """
     (folder / CONFIG).unlink(missing_ok=True)
+    for path in folder.glob("*.torn"):  # set aside when a killed training went on
+        path.unlink()
     for path in folder.glob("*_*"):
         if re.fullmatch(r"\d{8}_\d{6}", path.name):
             shutil.rmtree(path)

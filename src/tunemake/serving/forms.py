@@ -83,6 +83,8 @@ class ChatRequest(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _is_unicode(cls, body: Any) -> Any:
+        if isinstance(body, bytes | str):  # without its type a body is not read as JSON
+            raise ValueError("no JSON; send Content-Type: application/json")  # noqa: TRY004 - pydantic's own
         try:
             json.dumps(body, ensure_ascii=False).encode()
         except (UnicodeEncodeError, RecursionError):
