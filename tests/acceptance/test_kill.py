@@ -122,3 +122,18 @@ def test_a_second_build_waits_for_the_first_and_finds_its_work_done(project):
     assert sum("waiting for another build, process " in out for out in outs) == 1
     log = [json.loads(line)["stage"] for line in (project.root / "build/log.jsonl").read_text().splitlines()]
     assert log.count("train") == 1
+
+
+def test_what_a_killed_stage_had_started_goes_with_it(training):
+    project, process = training
+    told = f"tunemake.stages train {project.work('train')[0].resolve()}"
+    (stage,) = [pid for pid in processes_of(project.root / "build") if told in command_of(pid)]
+    os.kill(stage, signal.SIGKILL)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "train: was killed (signal 9)" in out
+    assert not processes_of(project.root / "build")  # else it would train on beside the next build
+
+
+def command_of(pid):
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
