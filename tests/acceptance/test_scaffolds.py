@@ -250,7 +250,7 @@ def at_a_terminal(home, arguments, typed):
     return done.stdout + done.stderr, done.returncode
 
 
-@pytest.mark.main_job
+@pytest.mark.nightly
 def test_the_default_project_learns_who_it_is(tmp_path):
     home = TinyProject.__new__(TinyProject)
     home.root = tmp_path
