@@ -12,12 +12,13 @@ from tunemake_builtins.hubs import HuggingFace, ModelScope
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     pytest.importorskip("datasets")
     from datasets import config
     from huggingface_hub import constants
 
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # read when the package is imported
+    # Read when the package is imported: that must have been before, or it stays so for all tests that follow.
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 

@@ -48,7 +48,7 @@ def test_the_earliest_checkpoint_that_passes_is_taken_where_the_last_one_fails(p
     assert (("merge" in done.ran), project.record("default/gate")["facts"]["passed"]) == (earliest != best, True)
 
     again = probed(project, bound * 1.0001).doit("gate")
-    assert again.ran == ["select", "gate"]  # the same checkpoint is chosen, so nothing is merged
+    assert again.ran == ["select", "report", "gate"]  # the same checkpoint is chosen, so nothing is merged
     project.edit("[evaluate]\n", '[evaluate]\nselect = "last"\n')
     plain = project.doit("gate")
     assert plain.code == 1
