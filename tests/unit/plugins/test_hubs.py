@@ -15,11 +15,14 @@ def _no_network(monkeypatch, tmp_path):
     pytest.importorskip("datasets")
     from datasets import config
     from huggingface_hub import constants
+    from huggingface_hub.utils import reset_sessions
 
     # Read when the package is imported: that must have been before, or it stays so for all tests that follow.
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    yield
+    reset_sessions()  # the client keeps one that refuses all
 
 
 def rows(count, **more):
