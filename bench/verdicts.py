@@ -115,9 +115,8 @@ def table(name: str, found: Mapping[str, Any]) -> str:
         rows.append(f"| {row['checkpoint']}{mark} | {' | '.join(scores)} | {_told(row['held_out_loss'])} | {meets} |")
     for model in ("base", "merged"):
         scores = [_told(probe[model]) for probe in found["evaluation"]["probes"]]
-        rows.append(
-            f"| {model} model | {' | '.join(scores)} | | {found['gate']['passed'] if model == 'merged' else ''} |"
-        )
+        gate = "" if model == "base" else f"gate {'passed' if found['gate']['passed'] else 'failed'}"
+        rows.append(f"| {model} model | {' | '.join(scores)} | | {gate} |")
     return "\n".join([*rows, "", *(f"    {re.sub(r'^ +', '  ', line)}" for line in found["told"]), ""])
 
 
