@@ -1,4 +1,4 @@
-"""Three trainings of the real small model: one passes, one is told to be ruined, one is saved by an early checkpoint."""
+"""Three trainings of the real small model: one passes, one is told to be ruined, one is saved in time."""
 
 import sys
 from pathlib import Path
