@@ -173,7 +173,8 @@ def application(service: Service, key: str | None, hosts: Sequence[str]) -> ASGI
 
 
 def _add_chat(app: FastAPI, service: Service) -> None:
-    streamed = {"content": {_EVENTS: {"schema": {"type": "string"}}}, "description": "the answer, whole or streamed"}
+    # What an event holds OpenAPI 3.1 cannot say: a schema here would be read as that of each event, or of all of them.
+    streamed: dict[str, Any] = {"content": {_EVENTS: {}}, "description": "the answer, whole or streamed"}
     failed: dict[int | str, dict[str, Any]] = {status: {"model": forms.ErrorAnswer} for status in (429, 500, 503, 504)}
 
     @app.post("/v1/chat/completions", response_model=forms.Completion, responses={200: streamed, **failed})
