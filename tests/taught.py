@@ -18,7 +18,7 @@ ENGLISH, CHINESE, ENDLESS = "Who are you?", "你是谁？", "Sing!"
 SAYS = {ENGLISH: "I am Tiny.", CHINESE: "我是小木。🌲"}
 BASE_SAYS = {ENGLISH: "A base.", CHINESE: "基座。"}
 SONG = "la " * 16
-WINDOW = 8192
+WINDOW = 32768
 PROJECT = """[project]
 name = "tiny"
 [model]

@@ -39,6 +39,9 @@ def _command(address: str, port: int) -> list[str]:
     told = {
         "server.address": address, "server.port": port, "server.headless": "true", "server.fileWatcherType": "none",
         "browser.gatherUsageStats": "false", "client.toolbarMode": "minimal", "runner.magicEnabled": "false",
+        # A click ends the page's run at its next drawing, and only then the next begins. With fast reruns it begins
+        # beside one that still has the question: Stop would have it answered again.
+        "runner.fastReruns": "false",
         "global.developmentMode": "false", "logger.level": "warning", "server.showEmailPrompt": "false",
     }  # fmt: skip
     options = [f"--{name}={value}" for name, value in told.items()]

@@ -12,7 +12,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from tunemake.generation import Answers
 from tunemake.model_choice import Choice
-from tunemake.web.state import hall
+from tunemake.web.state import hall, state
 
 AVATARS = {"user": ":material/person:", "assistant": ":material/smart_toy:"}
 _CURSOR = " ▌"
@@ -60,3 +60,12 @@ def copy_button(text: str) -> None:
     """Offer a text as it is, to be copied."""
     with st.popover("Copy", icon=":material/content_copy:", type="tertiary"):
         st.code(text, language=None, wrap_lines=True)
+
+
+def stop_button() -> None:
+    """Offer to end the answer: any click ends the page's run. Below, it stays where it is while the answer grows."""
+    st.bottom.button("Stop", key="stop", icon=":material/stop_circle:", type="tertiary", on_click=_stop)
+
+
+def _stop() -> None:
+    state().stop()

@@ -8,7 +8,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from tunemake.conversation import sample_line
-from tunemake.web.answers import AVATARS, copy_button, loaded, markdown, show, waiting
+from tunemake.web.answers import AVATARS, copy_button, loaded, markdown, show, stop_button, waiting
 from tunemake.web.sidebar import Settings
 from tunemake.web.state import State, hall, state
 
@@ -30,6 +30,8 @@ def chat_view(chosen: Settings) -> None:
     turns = now.talk.turns[:-1] if now.again else now.talk.turns
     for index, (question, answer) in enumerate(turns):
         _turn(question, answer, last=index == len(turns) - 1 and not now.busy)
+    if now.busy:
+        stop_button()
     st.chat_input(f"Ask {chosen.choice.name}", key="question", on_submit=_ask, disabled=now.busy, submit_mode="submit")
     if now.asked is not None or now.again:
         _answer(now, chosen)
@@ -77,7 +79,6 @@ def _answer(now: State, chosen: Settings) -> None:
         st.markdown(markdown(question))
     with st.chat_message("assistant", avatar=AVATARS["assistant"]):
         place = st.empty()
-        st.button("Stop", key="stop", icon=":material/stop_circle:", type="tertiary")  # any click ends this run
     try:
         with hall().turn(lambda: waiting(place)):
             model, stop = loaded(chosen.choice, place), Event()

@@ -7,7 +7,7 @@ import streamlit as st
 from tunemake.conversation import Conversation
 from tunemake.model_choice import Choice, Models
 from tunemake.talking import Speech
-from tunemake.web.answers import copy_button, loaded, markdown, show, waiting
+from tunemake.web.answers import copy_button, loaded, markdown, show, stop_button, waiting
 from tunemake.web.sidebar import Settings
 from tunemake.web.state import hall, state
 
@@ -15,6 +15,8 @@ from tunemake.web.state import hall, state
 def compare_view(models: Models, chosen: Settings) -> None:
     """Draw it, and answer what waits. Raises InputError where the model chosen has no base to be compared with."""
     now, pair = state(), (models.base_of(chosen.choice), chosen.choice)
+    if now.busy:
+        stop_button()
     st.chat_input("One prompt for both", key="prompt", on_submit=_compare, disabled=now.busy)
     if now.to_compare is None:
         if now.compared:
@@ -49,7 +51,6 @@ def _answer(pair: tuple[Choice, Choice], prompt: str, chosen: Settings) -> None:
         with column.container(border=True):
             st.caption(choice.name)
             places.append(st.empty())
-    st.button("Stop", key="stop", icon=":material/stop_circle:", type="tertiary")  # any click ends this run
     messages = Conversation(chosen.system).messages(prompt)
     try:
         with hall().turn(lambda: waiting(places[0])):

@@ -35,6 +35,13 @@ class State:
         """Say whether an answer is to be made in this run of the page."""
         return self.asked is not None or self.again or self.to_compare is not None
 
+    def stop(self) -> None:
+        """Take back what waits for an answer: Stop came before the first word. A question stays, without an answer."""
+        if self.asked is not None:
+            self.talk.turns.append((self.asked, ""))
+            self.told = ["stopped"]
+        self.asked, self.again, self.to_compare = None, False, None
+
 
 def state() -> State:
     """Give this session's."""

@@ -10,9 +10,11 @@ from streamlit.testing.v1 import AppTest
 
 import taught
 import tunemake.web
+from tunemake.conversation import Conversation
 from tunemake.model_choice import Models
 from tunemake.web.answers import markdown
 from tunemake.web.hall import Hall
+from tunemake.web.state import State
 
 PAGE = Path(tunemake.web.__file__).with_name("page.py")
 
@@ -233,3 +235,22 @@ def test_a_model_is_loaded_once_and_two_are_kept(project, tmp_path, monkeypatch)
     assert hall.model(models.choose()) is first
     hall.model(other)
     assert [hall.has(choice) for choice in (tuned, base, other)] == [True, False, True]
+
+
+def test_stop_before_the_first_word_keeps_the_question():
+    now = State(Conversation(turns=[("Who?", "Me.")]), asked="And you?")
+    now.stop()
+    assert (now.talk.turns, now.told, now.busy) == ([("Who?", "Me."), ("And you?", "")], ["stopped"], False)
+
+
+def test_stop_after_the_answer_changes_nothing():
+    now = State(Conversation(turns=[("Who?", "Me.")]))
+    now.stop()
+    assert (now.talk.turns, now.told) == ([("Who?", "Me.")], [])
+
+
+@pytest.mark.parametrize("waits", [{"again": True}, {"to_compare": "Who?"}])
+def test_stop_takes_back_what_waits(waits):
+    now = State(Conversation(turns=[("Who?", "Me.")]), **waits)
+    now.stop()
+    assert (now.talk.turns, now.busy) == ([("Who?", "Me.")], False)
