@@ -262,7 +262,8 @@ class Builder:
         if stage.kind in {"train", "baseline", "select", "evaluate"} or (
             "base" in stage.needs and stage.kind == "dataset"
         ):
-            return share(self.project.machine, lambda text: watch({"say": text}))
+            gpus = stage.parameters.get("gpus", 1) if stage.kind == "train" else 1
+            return share(self.project.machine, lambda text: watch({"say": text}), gpus)
         return nullcontext(({}, []))
 
     def _refuse_changed(self, stage: Stage, taken: Taken, when: str) -> None:

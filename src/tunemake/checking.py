@@ -206,7 +206,7 @@ class Check:
 
     def _machine(self, folder: Path | None) -> Iterator[Finding]:
         train = self._project.train
-        yield from gpu_findings(train, machine_environment())
+        yield from gpu_findings(train, self._project.launch["gpus"], machine_environment())
         yield from library_findings(train, sys.executable)
         self._found.free = shutil.disk_usage(self._builder.root).free
         merged = stage_of(self._builder, self._project, "merge").name

@@ -5,8 +5,11 @@ Classes that are no tensors become inert stand-ins; a class that is not known to
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,10 @@ INERT = (
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
     *("numpy.ndarray", "numpy.dtype", "collections.deque", "collections.defaultdict", "builtins.getattr"),
 )
+_DEEPSPEED = (
+    "deepspeed.runtime.fp16.loss_scaler.LossScaler", "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
+    "deepspeed.utils.tensor_fragment.fragment_address", "mmengine.config.config.ConfigDict",
+)  # fmt: skip
 
 
 class Inert:
@@ -37,20 +44,41 @@ def load_weights(checkpoint: Path) -> dict[str, Any]:
     """Give the torch tensors by name, mapped from the file; StageError where it cannot be read."""
     import torch
 
-    if checkpoint.is_dir():
-        what = "a DeepSpeed checkpoint (a folder) cannot be read"
-        raise StageError(Fault(str(checkpoint), what, next_step="train without DeepSpeed"))
     stand_ins = [(Inert, name) for name in INERT]
     try:
-        with torch.serialization.safe_globals(stand_ins):
-            content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        weights = content["state_dict"]
+        if checkpoint.is_dir():
+            weights = _gathered(checkpoint, stand_ins)
+        else:
+            with torch.serialization.safe_globals(stand_ins):
+                content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+            weights = content["state_dict"]
         return {name: tensor.detach() for name, tensor in weights.items()}
     except Exception as error:  # a torn or hostile pickle can raise anything
         told, refused = str(error) or type(error).__name__, re.search(r"GLOBAL (\S+)", str(error))
         what = "holds an object that is no tensor" if refused else "torn or no checkpoint of XTuner"
         got = refused[1] if refused else told.splitlines()[0][:200]
         raise StageError(Fault(str(checkpoint), what, got=got)) from error
+
+
+def _gathered(checkpoint: Path, stand_ins: Sequence[tuple[type, str]]) -> Mapping[str, Any]:
+    """Put the parts of a DeepSpeed checkpoint together by DeepSpeed's own tool; float32, as its optimizer has them."""
+    # The tool asks for whole objects; this has torch refuse what is no tensor all the same.
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # nothing is computed; without it DeepSpeed looks for a device
+    os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
+    import torch
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    inert = [(Inert, name) for name in _DEEPSPEED]
+    try:
+        with torch.serialization.safe_globals([*stand_ins, *inert, ZeroStageEnum]), redirect_stdout(sys.stderr):
+            found: Mapping[str, Any] = get_fp32_state_dict_from_zero_checkpoint(
+                str(checkpoint.parent), checkpoint.name, exclude_frozen_parameters=True
+            )
+            return found
+    finally:
+        del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
 
 
 def fill(targets: Mapping[str, Tensor], weights: Mapping[str, Any]) -> None:

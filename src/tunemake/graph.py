@@ -12,12 +12,12 @@ from dataclasses import replace
 from typing import Any
 
 from tunemake import judging, models, schema
-from tunemake.engines import xtuner
+from tunemake.engines import deepspeed, xtuner
 from tunemake.exporting import export
 from tunemake.judging import data_file, link, selects
 from tunemake.project import SCHEMA, Dataset, Project
 from tunemake.reporting import report
-from tunemake.stage import MODEL, Need, Stage
+from tunemake.stage import CHECKPOINTS, MODEL, Need, Stage
 
 
 def stages(
@@ -166,6 +166,8 @@ def _data(project: Project) -> Stage:
 
 def _config(project: Project, template: Mapping[str, Any], base: Stage, sources: Sequence[str]) -> Stage:
     name = xtuner.config_template(project.train)
+    own = deepspeed.source(project.train.get("deepspeed"))
+    settings = (deepspeed.SETTINGS,) if "deepspeed" in project.train else ()
     return Stage(
         name="config", kind="config", doc="the training config",
         parameters={
@@ -178,8 +180,8 @@ def _config(project: Project, template: Mapping[str, Any], base: Stage, sources:
             # An early stop's probes may be of the project's own files.
             "plugins": list(project.plugins) if "early_stop" in project.train else [],
         },
-        link=link(project, "config"), outputs=("train.py", "decides.py", "extends.py"),
-        needs={"base": Need("base", ("model.json",))}, sources=tuple(sources),
+        link=link(project, "config"), outputs=("train.py", "decides.py", "extends.py", *settings),
+        needs={"base": Need("base", ("model.json",))}, sources=(*sources, *([own] if own is not None else [])),
         titles={"seed": "project.seed", "model": "model.source", "template": "train.template"},
     )  # fmt: skip
 
@@ -202,23 +204,27 @@ def _train(project: Project, template: Mapping[str, Any]) -> Stage:
     asked = {f"{table}.probe {probe['name']}": probe["prompts"]
              for table, probes in tables.items() for probe in probes if "prompts" in probe}  # fmt: skip
     files = [probe["prompts"] for probe in stopping if isinstance(probe.get("prompts"), str)]
+    settings = (deepspeed.SETTINGS,) if "deepspeed" in project.train else ()
+    gpus = project.launch["gpus"]
     needs = {
         # The light datasets first, then the config: what can be wrong is told before anything heavy starts.
-        "config": Need("config", ("decides.py", "extends.py")),
+        "config": Need("config", ("decides.py", "extends.py", *settings)),
         "base": MODEL,
         "data": Need("data", (data_file(project),)),
     }
     return Stage(
         name="train", kind="train", doc="the training itself",
         asked=tuple(stopping), sources=tuple(dict.fromkeys(files)),
-        parameters={**deciding, "data": _training_data(project), "seed": project.seed},
+        parameters={
+            **deciding, "data": _training_data(project), "seed": project.seed, **({"gpus": gpus} if gpus > 1 else {}),
+        },
         runtime={
             **running, "questions": asked, "export": (project.export or {}).get("formats", []),
             "template": _template_check(project, template),
             "links": {"base": base_link(project), "data": link(project, "data")},
         },
         link=link(project, "train"), outputs=("last_checkpoint", "metrics.jsonl"), needs=needs, resumes=True,
-        titles={**{name: f"train.{name}" for name in deciding}, "seed": "project.seed"},
+        titles={**{name: f"train.{name}" for name in deciding}, "seed": "project.seed", "gpus": "launch.gpus"},
     )  # fmt: skip
 
 
@@ -265,5 +271,5 @@ def _merge(project: Project, template: Mapping[str, Any]) -> Stage:
 def _weights(project: Project) -> dict[str, Need]:
     """Give what a stage needs that reads the chosen checkpoint."""
     if selects(project):
-        return {"train": Need("train", ("iter_*.pth",)), "select": Need("select", ("checkpoint",))}
-    return {"train": Need("train", ("last_checkpoint", "iter_*.pth"))}
+        return {"train": Need("train", CHECKPOINTS), "select": Need("select", ("checkpoint",))}
+    return {"train": Need("train", ("last_checkpoint", *CHECKPOINTS))}

@@ -7,7 +7,7 @@ from typing import Any
 
 from tunemake import models
 from tunemake.project import Project
-from tunemake.stage import MODEL, Need, Stage
+from tunemake.stage import CHECKPOINTS, MODEL, Need, Stage
 
 _OF_BOUNDS = ("at_least", "at_most", "required")
 
@@ -82,7 +82,7 @@ def select(project: Project, template: Mapping[str, Any]) -> Stage:
         link=link(project, "selection"), outputs=("checkpoint", "scores.json"),
         needs={
             "base": MODEL, "data": _samples(project), "baseline": Need("baseline", ("answers.json",)),
-            "train": Need("train", ("iter_*.pth",)),
+            "train": Need("train", CHECKPOINTS),
         },
         **fields,
     )  # fmt: skip

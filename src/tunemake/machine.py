@@ -30,8 +30,13 @@ def cuda_devices(environment: Mapping[str, str]) -> int | None:
     return min(found, len(visible.split(","))) if visible is not None else found
 
 
-def gpu_findings(train: Mapping[str, Any], environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Tell where a training needs a CUDA device and there is none, or torch could not use it."""
+def gpu_findings(train: Mapping[str, Any], gpus: int, environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Tell where a training needs CUDA devices and there are too few, or torch could not use them.
+
+    gpus: how many it wants; where there is none at all, so many processes train on the CPU.
+    """
+    if (there := cuda_devices(environment)) and there < gpus:
+        yield Finding("error", "few_gpus", few_gpus(gpus, there))
     what = needs_gpu(train)
     if what is None:
         return
@@ -61,6 +66,17 @@ def no_gpu(value: str, what: str) -> Fault:
     return Fault(value, f"{what} needs a CUDA GPU, and none is here", next_step=step)
 
 
+def few_gpus(wanted: int, there: int) -> Fault:
+    """Give the fault of a training that wants more GPUs than there are."""
+    return Fault("launch.gpus", "more than this machine has", expected=f"at most {there}", got=str(wanted))
+
+
+def no_deepspeed(python: str) -> Fault:
+    """Give the fault of a training under DeepSpeed without it. python: the command of this one."""
+    line = f"{python} -m pip install 'tunemake[deepspeed]'"
+    return Fault("train.deepspeed", "DeepSpeed is not installed", next_step=f"run {line}")
+
+
 def library_findings(train: Mapping[str, Any], python: str) -> Iterator[Finding]:
     """Tell which libraries the training wants that are not installed, or too old. python: the command of this one."""
     if missing := [name for name in _NEEDED if installed_version(name) is None]:
@@ -70,6 +86,8 @@ def library_findings(train: Mapping[str, Any], python: str) -> Iterator[Finding]
         yield Finding("error", "not_installed", fault)
     if train["method"] == "qlora" and (old := old_bitsandbytes(python)) is not None:
         yield from errors("bitsandbytes", [old])
+    if "deepspeed" in train and installed_version("deepspeed") is None:
+        yield Finding("error", "not_installed", no_deepspeed(python))
 
 
 def old_bitsandbytes(python: str) -> Fault | None:

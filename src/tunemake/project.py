@@ -61,6 +61,7 @@ class Project:
     merge: Mapping[str, Any]
     evaluate: Mapping[str, Any] | None
     export: Mapping[str, Any] | None = None
+    launch: Mapping[str, Any] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
     store: Mapping[str, Any] = field(default_factory=dict)
     card: Mapping[str, Any] = field(default_factory=dict)
@@ -149,6 +150,7 @@ def _project(root: Path, text: str, told: Mapping[str, Any], variant: Variant) -
         root=root, text=text, name=values["project"]["name"], seed=values["project"]["seed"],
         plugins=tuple(values["plugins"]), model=values["model"], datasets=datasets, data=values["data"],
         train=values["train"], merge=values["merge"], evaluate=values.get("evaluate"), export=values.get("export"),
+        launch=values["launch"],
         machine=values["machine"], store=values["store"], card=values["card"], declared=declared, variant=variant,
     )  # fmt: skip
 

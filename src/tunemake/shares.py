@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,20 +21,25 @@ Share = tuple[dict[str, str], list[int]]
 
 
 @contextmanager
-def share(machine: Mapping[str, Any], say: Callable[[str], None]) -> Iterator[Share]:
+def share(machine: Mapping[str, Any], say: Callable[[str], None], processes: int = 1) -> Iterator[Share]:
     """Hold a stage's share; gives what its environment must say, and descriptors that its process must hold too.
 
-    machine: the project's [machine] table. A GPU is taken by a lock that all of a user's builds on this machine know;
-    the kernel drops it when the last process that holds it ends. say: told where the stage has to wait for one.
+    machine: the project's [machine] table. processes: of the stage, each with a GPU of its own. A GPU is taken
+    by a lock that all of a user's builds on this machine know; the kernel drops it when the last process that holds it
+    ends. say: told where the stage has to wait for one.
     """
-    threads = _threads(machine)
+    threads = _threads(machine, processes)
     gpus = _gpus(machine, os.environ)
     if not gpus:
         yield threads, []
         return
-    gpu, file = _taken(gpus, machine["trainings_per_gpu"], say)
-    with file:
-        yield threads | {"CUDA_VISIBLE_DEVICES": gpu}, [file.fileno()]
+    if len(gpus) < processes:
+        raise StageError(Fault("launch.gpus", "more than stages may have", f"at most {len(gpus)}", str(processes)))
+    taken = _taken(gpus, machine["trainings_per_gpu"], processes, say)
+    with ExitStack() as held:
+        for file in taken.values():
+            held.enter_context(file)
+        yield threads | {"CUDA_VISIBLE_DEVICES": ",".join(taken)}, [file.fileno() for file in taken.values()]
 
 
 def side_by_side(arguments: Sequence[str]) -> int:
@@ -43,9 +48,9 @@ def side_by_side(arguments: Sequence[str]) -> int:
     return max(1, int(told[1])) if told else 1
 
 
-def _threads(machine: Mapping[str, Any]) -> dict[str, str]:
+def _threads(machine: Mapping[str, Any], processes: int) -> dict[str, str]:
     count = machine.get("threads")
-    together = side_by_side(sys.argv[1:])
+    together = side_by_side(sys.argv[1:]) * processes
     if count is None:
         if together == 1 or "OMP_NUM_THREADS" in os.environ:
             return {}
@@ -74,22 +79,35 @@ def _driven() -> list[str]:
     return [str(number) for number in range(len(list(_NVIDIA.iterdir())))] if _NVIDIA.is_dir() else []
 
 
-def _taken(gpus: list[str], each: int, say: Callable[[str], None]) -> tuple[str, IO[str]]:
+def _taken(gpus: list[str], each: int, wanted: int, say: Callable[[str], None]) -> dict[str, IO[str]]:
+    """Take as many GPUs as are wanted, or none of them: two that each hold a part would wait for each other."""
     folder, waited = _folder(), False
     while True:
+        taken: dict[str, IO[str]] = {}
         for turn in range(each):
             for gpu in gpus:
-                file = (folder / f"gpu-{re.sub(r'[^A-Za-z0-9-]', '_', gpu)}-{turn}.lock").open("a+")
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    file.close()
-                else:
-                    return gpu, file
+                file = None if gpu in taken or len(taken) == wanted else _lock(folder, gpu, turn)
+                if file is not None:
+                    taken[gpu] = file
+        if len(taken) == wanted:
+            return taken
+        for file in taken.values():
+            file.close()
         if not waited:
-            say(f"waiting for a GPU; {', '.join(gpus)} {'is' if len(gpus) == 1 else 'are'} taken by other stages")
+            what = "a GPU" if wanted == 1 else f"{wanted} GPUs"
+            say(f"waiting for {what}; {', '.join(gpus)} {'is' if len(gpus) == 1 else 'are'} taken by other stages")
             waited = True
         time.sleep(_LOOK_SECONDS)
+
+
+def _lock(folder: Path, gpu: str, turn: int) -> IO[str] | None:
+    file = (folder / f"gpu-{re.sub(r'[^A-Za-z0-9-]', '_', gpu)}-{turn}.lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
 
 
 def _folder() -> Path:

@@ -38,6 +38,7 @@ class Need:
         return fits(self.files) and not fits(self.without) and name != "log.txt"
 
 
+CHECKPOINTS = ("iter_*.pth", "iter_*.pth/**")  # DeepSpeed's are folders
 MODEL = Need("base", ("model/**",), tuple(f"model/{name}*" for name in models.LEGAL))
 
 

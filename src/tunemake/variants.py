@@ -14,7 +14,7 @@ from tunemake.schema import Path_, dotted
 
 DEFAULT = "default"
 TABLES = ("variants", "matrix")
-OVERRIDES = ("project", "model", "datasets", "data", "train", "merge", "evaluate", "export")
+OVERRIDES = ("project", "model", "datasets", "data", "train", "merge", "evaluate", "export", "launch")
 _RESERVED = ("base", "log.jsonl")  # names that build/ has already
 _LONGEST = 24  # letters of a value in a variant's name
 _LENGTHS = ("epochs", "steps")  # one of them; a variant's takes the place of the other

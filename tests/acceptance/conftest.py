@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,7 +91,9 @@ class Run:
 
 
 class TinyProject:
-    """A project folder."""
+    """A project folder. environment: what the commands' says beside."""
+
+    environment: Mapping[str, str] = {}
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -117,7 +119,7 @@ class TinyProject:
     def run(self, *arguments: str, **environment: str) -> Run:
         done = subprocess.run(
             self.command(*arguments), cwd=self.root, capture_output=True, text=True, check=False,
-            env={**os.environ, **environment}, timeout=600, stdin=subprocess.DEVNULL,
+            env={**os.environ, **self.environment, **environment}, timeout=600, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         return Run(done.returncode, done.stdout, done.stderr)
 
@@ -132,7 +134,7 @@ class TinyProject:
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             self.command(*arguments), cwd=self.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            start_new_session=True,
+            start_new_session=True, env={**os.environ, **self.environment},
         )  # fmt: skip
 
     def record(self, link: str) -> dict:

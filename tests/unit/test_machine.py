@@ -19,7 +19,7 @@ def test_devices_are_those_that_torch_sees():
 
 
 def test_a_training_on_the_cpu_asks_for_no_gpu():
-    assert list(gpu_findings({"method": "lora", "precision": "float32"}, {"CUDA_VISIBLE_DEVICES": ""})) == []
+    assert list(gpu_findings({"method": "lora", "precision": "float32"}, 1, {"CUDA_VISIBLE_DEVICES": ""})) == []
 
 
 @pytest.mark.parametrize(("needed", "severity"), [(10**9, []), (95 * 10**8, ["warning"]), (2 * 10**10, ["error"])])

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from tunemake.faults import StageError
 from tunemake.shares import share, side_by_side
 
 MACHINE = {"trainings_per_gpu": 1}
@@ -89,3 +90,36 @@ def test_threads_are_parted(monkeypatch):
         assert environment["OMP_NUM_THREADS"] == str(max(1, len(os.sched_getaffinity(0)) // 2))
     with share({**MACHINE, "gpus": 1, "threads": 7}, print) as (environment, _):
         assert environment["OMP_NUM_THREADS"] == "7"
+
+
+def test_several_gpus_are_taken_together_or_not_at_all():
+    machine, told, begun, ended = {**MACHINE, "gpus": 3}, [], threading.Event(), threading.Event()
+
+    def both():
+        with share(machine, lambda text: (told.append(text), begun.set()), 3) as (environment, held):
+            told.append((environment["CUDA_VISIBLE_DEVICES"], len(held)))
+        ended.set()
+
+    with share(machine, print, 2) as (environment, held):
+        assert (environment["CUDA_VISIBLE_DEVICES"], len(held)) == ("0,1", 2)
+        threading.Thread(target=both, daemon=True).start()
+        assert begun.wait(10)
+        with share(machine, print) as (third, _):  # the one that waits holds none meanwhile
+            assert third["CUDA_VISIBLE_DEVICES"] == "2"
+    assert ended.wait(10)
+    assert told == ["waiting for 3 GPUs; 0, 1, 2 are taken by other stages", ("0,1,2", 3)]
+
+
+def test_more_gpus_than_stages_may_have_are_refused():
+    with (
+        pytest.raises(StageError, match=r"launch\.gpus: more than stages may have; expected at most 1, got 2"),
+        share({**MACHINE, "gpus": 1}, print, 2),
+    ):
+        pass
+
+
+def test_processes_of_one_training_part_the_threads(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    cores = len(os.sched_getaffinity(0))
+    with share(MACHINE, print, 2) as (environment, _):
+        assert environment == {"OMP_NUM_THREADS": str(max(1, cores // 2))}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import re
 import shutil
-import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from tunemake import prompts, schema, shelves
 from tunemake.engines import config_templates, xtuner_configs
+from tunemake.engines.launching import Launch
 from tunemake.engines.python_edits import PythonText
 from tunemake.engines.xtuner_additions import additions
 from tunemake.engines.xtuner_edits import edit_config
@@ -22,7 +22,11 @@ from tunemake.json_lines import read_json_lines
 CONFIG, DECIDES, EXTENDS = "train.py", "decides.py", "extends.py"
 METHODS = ("full", "lora", "qlora")
 ROOT = "TUNEMAKE_ROOT"  # the environment variable that names the project's folder to a training
+PROCESS = "tunemake.engines.xtuner_process"  # the module that runs XTuner
 METRICS, ANSWERS, STOPPED = "metrics.jsonl", "answers.jsonl", ".stopped"
+
+_ALONE = Launch()
+_OPTIMIZER = "_optim_states.pt"  # how DeepSpeed names each process's part of the optimizer
 
 
 def config_template(train: Mapping[str, Any]) -> str:
@@ -141,14 +145,14 @@ def without_length(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, "train": {**train, "steps": 1}, "declared": declared}
 
 
-def train_command(config: Path, work: Path, resume: Path | None) -> list[str]:
+def train_command(config: Path, work: Path, resume: Path | None, launch: Launch = _ALONE) -> list[str]:
     """Give the command that trains in `work`, from a checkpoint or from the start."""
-    command = [sys.executable, "-P", "-m", "tunemake.engines.xtuner_process", "train", str(config)]
-    return [*command, "--work-dir", str(work), *(["--resume", str(resume)] if resume is not None else [])]
+    arguments = ["train", str(config), "--work-dir", str(work)]
+    return launch.command(PROCESS, [*arguments, *(["--resume", str(resume)] if resume is not None else [])])
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """List a folder's checkpoints, iter_N.pth, by N."""
+    """List a folder's checkpoints, iter_N.pth, by N; DeepSpeed's are folders."""
     found = [path for path in folder.glob("iter_*.pth") if re.fullmatch(r"iter_\d+\.pth", path.name)]
     return sorted(found, key=iteration_of)
 
@@ -168,15 +172,16 @@ def stopped_early(folder: Path, told: Mapping[str, Any]) -> int | None:
     return int(last[-1]["iteration"]) if enough else None
 
 
-def newest_whole_checkpoint(folder: Path) -> tuple[Path | None, list[Path]]:
+def newest_whole_checkpoint(folder: Path, processes: int = 1) -> tuple[Path | None, list[Path]]:
     """Find the newest checkpoint that is whole; set torn ones aside as *.torn and name them.
 
     A checkpoint is a zip file whose directory stands at its end and which keeps a CRC of every member: one cut short
-    or overwritten is seen without unpickling it.
+    or overwritten is seen without unpickling it. DeepSpeed's is a folder of such, in which each of the processes has
+    its part.
     """
     torn: list[Path] = []
     for checkpoint in reversed(checkpoints(folder)):
-        if _is_whole(checkpoint):
+        if _is_whole(checkpoint, processes):
             return checkpoint, torn
         aside = checkpoint.with_suffix(".pth.torn")
         checkpoint.rename(aside)
@@ -190,19 +195,31 @@ def remove_litter(folder: Path, last: Path) -> None:
     They repeat the config and the log that are kept, with this machine's paths and times in them. Checkpoints that an
     interrupt saved beside the regular ones go too; last: the one that stays in any case.
     """
-    (folder / CONFIG).unlink(missing_ok=True)
+    for name in (CONFIG, "zero_to_fp32.py"):  # the latter a tool of DeepSpeed's
+        (folder / name).unlink(missing_ok=True)
     for path in folder.glob("*.torn"):  # set aside when a killed training went on
-        path.unlink()
+        _remove(path)
     for path in folder.glob("*_*"):
         if re.fullmatch(r"\d{8}_\d{6}", path.name):
             shutil.rmtree(path)
     stopped = folder / STOPPED
     for name in stopped.read_text("utf-8").splitlines() if stopped.exists() else []:
         if name != last.name and re.fullmatch(r"iter_\d+\.pth", name):
-            (folder / name).unlink(missing_ok=True)
+            _remove(folder / name)
 
 
-def _is_whole(checkpoint: Path) -> bool:
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_whole(checkpoint: Path, processes: int) -> bool:
+    if checkpoint.is_dir():
+        parts = list(checkpoint.glob("*.pt"))
+        states = sum(part.name.endswith(_OPTIMIZER) for part in parts)
+        return states == processes < len(parts) and all(_is_whole(part, 1) for part in parts)
     try:
         with zipfile.ZipFile(checkpoint) as archive:
             return archive.testzip() is None

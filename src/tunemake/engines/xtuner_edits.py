@@ -224,8 +224,9 @@ _EDITS: Mapping[str, _Edit] = {
 
 def is_edited(name: str) -> bool:
     """Say whether a value of project.toml, when declared, must find its place by one of the edits here."""
-    added = name == "train.trackers" or name.startswith("train.early_stop")  # xtuner_additions puts them at the end
-    ours = name.startswith(("data.", "train.")) and name not in _ELSEWHERE and not added
+    # xtuner_additions puts the first two at the end, and DeepSpeed has a file of its own.
+    beside = name.startswith(("train.trackers", "train.early_stop", "train.deepspeed"))
+    ours = name.startswith(("data.", "train.")) and name not in _ELSEWHERE and not beside
     return name == "project.seed" or ours
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import is_main_process
+from mmengine.dist import all_reduce, barrier, broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from mmengine.optim import LinearLR
 from mmengine.registry import PARAM_SCHEDULERS, VISUALIZERS
@@ -95,16 +95,20 @@ class MetricsHook(Hook):  # type: ignore[misc]
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Write the iteration's line."""
         done = runner.iter + 1
-        if not is_main_process() or (done % self.every and done != runner.max_iters):
+        if done % self.every and done != runner.max_iters:
             return
         mask = data_batch["data"]["attention_mask"]
+        counts = torch.tensor([int(mask.sum()), mask.numel()])
+        all_reduce(counts)  # over the processes, each of which has samples of its own
+        if not is_main_process():
+            return
         line = {
             "iteration": done,
             "iterations": runner.max_iters,
             "loss": float(outputs["loss"].detach()),
             "lr": self._lr,
-            "tokens": int(mask.sum()),
-            "padded_tokens": int(mask.numel()),
+            "tokens": int(counts[0]),
+            "padded_tokens": int(counts[1]),
             "seconds": round(time.perf_counter() - self._started, 4),
             "peak_bytes": _peak_bytes(),
         }
@@ -134,22 +138,26 @@ class StopHook(Hook):  # type: ignore[misc]
 
     def before_train(self, runner: Any) -> None:
         """Listen."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            return  # ranks would save at different iterations
         signal.signal(signal.SIGTERM, self._ask)
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """End where it was asked for, and no step is half done."""
         done = runner.iter + 1
-        if not self._asked or done % runner.optim_wrapper._accumulative_counts:  # noqa: SLF001 - it has no other name
+        asked = torch.tensor([int(self._asked)])
+        all_reduce(asked, "max")  # the processes hear of it at different iterations, and save together
+        if not asked or done % _accumulation(runner):
             return
         name = f"iter_{done}.pth"
-        if not (Path(runner.work_dir) / name).exists():
-            with (Path(runner.work_dir) / STOPPED).open("a") as file:
-                file.write(f"{name}\n")
+        saved = [(Path(runner.work_dir) / name).exists()]
+        broadcast_object_list(saved)  # one of them may begin to write before another looks
+        if not saved[0]:
+            if is_main_process():
+                with (Path(runner.work_dir) / STOPPED).open("a") as file:
+                    file.write(f"{name}\n")
             runner.save_checkpoint(
                 runner.work_dir, name, by_epoch=False, meta={"epoch": runner.epoch, "iter": done},
             )  # fmt: skip
+        barrier()
         raise SystemExit(128 + signal.SIGTERM)
 
     def _ask(self, _number: int, _frame: object) -> None:
@@ -211,6 +219,14 @@ class AnswersHook(Hook):  # type: ignore[misc]
         for prompt, answer in zip(self.prompts, answers, strict=True):
             if is_main_process():
                 append(Path(runner.work_dir) / ANSWERS, {"iteration": done, "prompt": prompt, "answer": answer.text})
+
+
+def _accumulation(runner: Any) -> int:
+    """Give the iterations in a step; under DeepSpeed its own engine counts them."""
+    wrapper = runner.optim_wrapper
+    if hasattr(wrapper, "_accumulative_counts"):
+        return int(wrapper._accumulative_counts)  # noqa: SLF001 - it has no other name
+    return int(runner.model.model.gradient_accumulation_steps())
 
 
 def _end_useless_warm_up(runner: Any) -> None:

@@ -8,9 +8,12 @@ XTuner's own command exits 0 whatever happens; its tools, run this way, give rea
 
 from __future__ import annotations
 
+import importlib
 import os
 import runpy
 import sys
+import threading
+import time
 from collections.abc import Sequence
 
 from tunemake.cures import install_cures
@@ -24,10 +27,15 @@ TOOLS = {
     "copy-cfg": "xtuner.tools.copy_cfg",
 }
 
+_LOOK_SECONDS = 0.5
+
 
 def run_tool(tool: str, arguments: Sequence[str]) -> None:
     """Run a tool as `python -m` would, here; ends by returning or by the tool's own exception."""
     install_cures()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _end_with_launcher()
+        _without_shared_memory()
     # Files that this project itself made are the only checkpoints resumed from; torch would refuse mmengine's
     # history objects in them.
     os.environ.setdefault("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
@@ -35,6 +43,25 @@ def run_tool(tool: str, arguments: Sequence[str]) -> None:
         sys.path.append(here)  # last: a template may name a hook of the project's, no file of which hides a library
     sys.argv = [TOOLS[tool], *arguments]
     runpy.run_module(TOOLS[tool], run_name="__main__", alter_sys=True)
+
+
+def _end_with_launcher() -> None:
+    """End this process when torchrun goes, which gives each a session of its own: a killed build would leave them."""
+    launcher = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(_LOOK_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _without_shared_memory() -> None:
+    """Keep DeepSpeed from compiling, for minutes, what lets processes on one CPU exchange numbers a little faster."""
+    if os.environ.get("DS_ACCELERATOR") == "cpu":
+        # As an attribute of deepspeed.comm the name is torch itself.
+        importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None  # type: ignore[attr-defined]
 
 
 def main() -> None:

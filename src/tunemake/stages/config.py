@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tunemake.chat_templates import resolved
-from tunemake.engines import xtuner
+from tunemake.engines import deepspeed, xtuner
 from tunemake.faults import Fault, ModelError, did_you_mean
 from tunemake.stages import Job
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write work/train.py, work/decides.py and work/extends.py.
+    """Write work/train.py, work/decides.py and work/extends.py; work/deepspeed.json where DeepSpeed trains.
 
     parameters: project, seed, model, model_path, data_path (both relative to the project), trust_remote_code,
     prompt_template, data and train (the tables of project.toml), template (its name), declared (names of the
@@ -29,7 +29,18 @@ def run(job: Job) -> dict[str, Any]:
     (job.work / xtuner.DECIDES).write_text(decides, "utf-8")
     extends = xtuner.render_config(xtuner.without_length(xtuner.deciding_values(values)), job.root)
     (job.work / xtuner.EXTENDS).write_text(extends, "utf-8")
+    _write_deepspeed(job)
     return {"engine": "xtuner"}
+
+
+def _write_deepspeed(job: Job) -> None:
+    told, precision = job.parameters["train"].get("deepspeed"), job.parameters["train"]["precision"]
+    if told is None:
+        return
+    name = deepspeed.source(told)
+    file = None if name is None else xtuner.source_path(name, job.root) if xtuner.is_source(name) else job.root / name
+    content = deepspeed.settings(told, precision, file)
+    (job.work / deepspeed.SETTINGS).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
 def model_faults(model: Mapping[str, Any], values: Mapping[str, Any]) -> list[Fault]:

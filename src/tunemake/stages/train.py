@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tunemake import template_fit
 from tunemake.digests import DIGESTS, Digests
-from tunemake.engines import xtuner
+from tunemake.engines import deepspeed, xtuner
+from tunemake.engines.launching import Launch, failure
 from tunemake.engines.trackers import FOLDER, missing
 from tunemake.faults import Fault, StageError
 from tunemake.json_lines import read_json_lines
-from tunemake.machine import needs_gpu, no_gpu, old_bitsandbytes
-from tunemake.plugins import Plugins
+from tunemake.machine import cuda_devices, few_gpus, needs_gpu, no_deepspeed, no_gpu, old_bitsandbytes
+from tunemake.plugins import Plugins, installed_version
 from tunemake.project import machine_environment
 from tunemake.questions import questions_of, refuse_trained
 from tunemake.samples import read_samples
-from tunemake.stages import Job, export
+from tunemake.stages import LOG, Job, export
 from tunemake.stages.data import TRAIN, samples_file
 
 LAST = "last_checkpoint"
@@ -44,15 +47,27 @@ def run(job: Job) -> dict[str, Any]:
         raise StageError(absent)
     _check_template(job)
     export.refuse(job.inputs["base"] / "model", job.runtime.get("export", ()))
-    newest, torn = xtuner.newest_whole_checkpoint(job.work)
+    launch = _launch(job)
+    newest, torn = xtuner.newest_whole_checkpoint(job.work, launch.processes)
     for path in torn:
         job.say(f"{path.name}: a checkpoint cut short, set aside")
     if newest is not None:
         job.say(f"resuming from {newest.name}")
     if newest is None or _ended_early(job) != xtuner.iteration_of(newest):
-        _train(job, _view(job), xtuner.train_command(job.inputs["config"] / xtuner.CONFIG, job.work, newest))
+        _train(job, _view(job), launch, newest)
     facts = _finish(job)
     return facts if newest is None else {**facts, "resumed_from": newest.name}
+
+
+def _launch(job: Job) -> Launch:
+    """Say how the training starts; raises StageError where there are fewer GPUs than it wants."""
+    wanted, there = job.parameters.get("gpus", 1), cuda_devices(os.environ)
+    if there and there < wanted:
+        raise StageError(few_gpus(wanted, there))
+    settings = job.inputs["config"] / deepspeed.SETTINGS if "deepspeed" in job.parameters else None
+    if settings is not None and installed_version("deepspeed") is None:
+        raise StageError(no_deepspeed(sys.executable))
+    return Launch(wanted, gpu=there != 0, deepspeed=settings)
 
 
 def _check_template(job: Job) -> None:
@@ -84,7 +99,8 @@ def _view(job: Job) -> Path:
     return view
 
 
-def _train(job: Job, folder: Path, command: list[str]) -> None:
+def _train(job: Job, folder: Path, launch: Launch, newest: Path | None) -> None:
+    command = xtuner.train_command(job.inputs["config"] / xtuner.CONFIG, job.work, newest, launch)
     ended = threading.Event()
     watcher = threading.Thread(target=_relay, args=(job, ended), daemon=True)
     watcher.start()
@@ -93,10 +109,16 @@ def _train(job: Job, folder: Path, command: list[str]) -> None:
     # What trackers write tells of the machine and of times: no part of the artifact.
     told = {FOLDER: str(job.root / "build" / "tracking" / job.work.name)} if job.runtime["trackers"] else {}
     told[xtuner.ROOT] = str(job.root)  # the working folder only looks like it, and has no neighbours
-    code = subprocess.run(command, cwd=folder, check=False, env={**machine_environment(), **told}).returncode
+    environment = {**machine_environment(), **launch.environment(), **told}
+    log = job.work / LOG
+    before = log.stat().st_size
+    code = subprocess.run(command, cwd=folder, check=False, env=environment).returncode
     ended.set()
     watcher.join()
     if code:
+        told_since = log.read_bytes()[before:].decode(errors="replace")
+        if launch.together and (fault := failure(told_since)) is not None:
+            raise StageError(replace(fault, next_step=f"its log: {log.relative_to(job.root)}"))
         sys.exit(code if code > 0 else 128 - code)  # as a shell does
 
 

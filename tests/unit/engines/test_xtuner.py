@@ -82,5 +82,27 @@ def test_the_newest_whole_checkpoint_is_found_and_torn_ones_are_set_aside(tmp_pa
     assert [path.name for path in xtuner.checkpoints(tmp_path)] == ["iter_9.pth", "iter_10.pth"]
 
 
+def deepspeeds(folder, number, processes):
+    """Write a checkpoint as DeepSpeed does: a folder in which each process has its part."""
+    whole = folder / f"iter_{number}.pth"
+    whole.mkdir()
+    for part in ["mp_rank_00_model_states.pt", *(f"zero_pp_rank_{n}_mp_rank_00_optim_states.pt" for n in processes)]:
+        checkpoint(whole, 1).rename(whole / part)
+    return whole
+
+
+def test_a_folder_of_deepspeeds_is_whole_when_each_process_has_written_its_part(tmp_path):
+    good = deepspeeds(tmp_path, 10, [0, 1])
+    deepspeeds(tmp_path, 20, [0])
+    torn = next(deepspeeds(tmp_path, 30, [0, 1]).glob("zero*"))
+    torn.write_bytes(torn.read_bytes()[:-100])
+    found, aside = xtuner.newest_whole_checkpoint(tmp_path, 2)
+    assert found == good
+    assert [path.name for path in aside] == ["iter_30.pth.torn", "iter_20.pth.torn"]
+    (tmp_path / xtuner.STOPPED).write_text("iter_10.pth\n")
+    xtuner.remove_litter(tmp_path, tmp_path / "iter_40.pth")
+    assert not list(tmp_path.glob("iter_*"))
+
+
 def test_no_checkpoint_at_all(tmp_path):
     assert xtuner.newest_whole_checkpoint(tmp_path) == (None, [])

@@ -1,0 +1,160 @@
+"""Trainings in two processes, plain and under DeepSpeed, over the CPU: what comes out, and what becomes of a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from conftest import kill, processes_of, wait_for
+
+pytestmark = pytest.mark.train
+# Apart from the environment of all tests: where it is installed, every training and most of what loads a model
+# imports it, for seconds.
+DEEPSPEED = ["deepspeed==0.16.2", "hjson==3.1.0", "msgpack==1.2.4", "ninja==1.13.2", "py-cpuinfo==9.0.0"]
+TWO = "\n[launch]\ngpus = 2\n"
+
+
+@pytest.fixture
+def doubled(project):
+    """A project whose training takes two processes, with a learning rate that lets it be seen to learn."""
+    project.edit("lr = 1e-3", "lr = 1e-2")
+    project.write("project.toml", (project.root / "project.toml").read_text() + TWO)
+    return project
+
+
+@pytest.fixture(scope="session")
+def deepspeed(request):
+    """A folder that holds DeepSpeed; made once, and kept between runs."""
+    kept = Path(request.config.cache.mkdir("tunemake-deepspeed"))
+    with FileLock(kept / "lock"):
+        if not (kept / "whole").exists():
+            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(kept / "site")]
+            subprocess.run([*pip, *DEEPSPEED], check=True, env={**os.environ, "DS_BUILD_OPS": "0"})
+            (kept / "whole").touch()
+    return kept / "site"
+
+
+def losses(project):
+    lines = (project.root / "build/default/train/metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+def adapter(project):
+    from safetensors.numpy import load_file
+
+    return load_file(project.root / "build/default/adapter/adapter_model.safetensors")
+
+
+def far(one, other):
+    """Give the largest distance between two adapters' weights."""
+    assert one.keys() == other.keys()
+    return max(float(abs(one[name] - other[name]).max()) for name in one)
+
+
+def ranks(project):
+    """Find the processes that train, by number."""
+    found = {}
+    for pid in processes_of(project.root / "build"):
+        try:
+            told = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            continue
+        numbers = [int(line[5:]) for line in told if line.startswith(b"RANK=")]
+        if numbers and b"xtuner_process" in command:
+            found[numbers[0]] = pid
+    return found
+
+
+def test_two_processes_come_to_what_one_comes_to_with_twice_the_samples(doubled):
+    doubled.built("adapter")
+    apart, weights = losses(doubled), adapter(doubled)
+    doubled.edit("gpus = 2", "gpus = 1")
+    doubled.edit("batch_size = 2", "batch_size = 4")
+    done = doubled.built("adapter")
+    assert done.why("train") == "train.batch_size: 2 → 4; launch.gpus: 2 → none"
+    assert apart == pytest.approx(
+        losses(doubled), rel=0.02
+    )  # each process holds some of the samples, and reports its own
+    start = {name: weight * 0 for name, weight in weights.items() if "lora_B" in name}
+    moved = far({name: weights[name] for name in start}, start)
+    assert far(weights, adapter(doubled)) < 0.35 * moved
+
+
+@pytest.mark.parametrize("stage", ["zero2", pytest.param("zero3", marks=pytest.mark.nightly)])
+def test_deepspeed_killed_and_resumed_comes_to_the_merged_model_of_one_that_was_not(doubled, deepspeed, stage):
+    doubled.environment = {"PYTHONPATH": os.pathsep.join([str(deepspeed), *sys.path])}
+    answers = 'answers = { every = 20, prompts = ["Who are you?"], max_new_tokens = 4 }'
+    doubled.edit("batch_size = 2", f'batch_size = 2\ndeepspeed = "{stage}"\n{answers}')
+    doubled.edit("steps = 4", "steps = 40")
+    doubled.edit("every = 2, keep = 2", "every = 10, keep = 2")
+    process = doubled.start("doit", "merge")
+    wait_for(lambda: any((work / "iter_20.pth").is_dir() for work in doubled.work("train")))
+    kill(process)
+    wait_for(lambda: not processes_of(doubled.root / "build"))
+    (work,) = doubled.work("train")
+    torn = [path for path in work.glob("iter_*.pth") if len(list(path.glob("*_optim_states.pt"))) < 2]
+    done = doubled.built("merge")
+    assert "resuming from iter_" in done.err
+    assert done.err.count("a checkpoint cut short") == len(torn)
+    resumed, curve = adapter(doubled), losses(doubled)
+    assert len(curve) == 40
+    assert (doubled.root / "build/default/merged/model.safetensors").exists()
+    assert not list((doubled.root / "build/default/train").glob("zero_to_fp32*"))
+
+    assert doubled.doit("forget", "train", "adapter").code == 0
+    assert "resuming" not in doubled.built("adapter").err
+    assert losses(doubled) == pytest.approx(curve, abs=1e-4)
+    assert far(resumed, adapter(doubled)) < 1e-5
+
+
+def test_a_process_that_is_killed_ends_the_other_and_the_next_build_goes_on(doubled):
+    doubled.edit("steps = 4", "steps = 4000")
+    doubled.edit("every = 2, keep = 2", "every = 20, keep = 2")
+    process = doubled.start("doit", "train")
+    wait_for(lambda: any(any(work.glob("iter_*.pth")) for work in doubled.work("train")))
+    found = ranks(doubled)
+    assert sorted(found) == [0, 1]
+    os.kill(found[1], signal.SIGKILL)
+    told = process.communicate(timeout=30)[0]
+    assert process.returncode != 0
+    (line,) = [line for line in told.splitlines() if "process 1" in line]
+    assert "train: process 1 was killed (signal 9), most often for want of memory; the others were ended" in line
+    assert "Traceback" not in told
+    wait_for(lambda: not processes_of(doubled.root / "build"))
+    process = doubled.start("doit", "train")
+    wait_for(lambda: len(ranks(doubled)) == 2)
+    (work,) = doubled.work("train")
+    before = (work / "metrics.jsonl").read_text().splitlines()
+    wait_for(lambda: len((work / "metrics.jsonl").read_text().splitlines()) > len(before) + 5)
+    process.send_signal(signal.SIGTERM)  # both processes save one checkpoint together
+    told = process.communicate(timeout=60)[0]
+    assert process.returncode == 143, told
+    assert "resuming from iter_" in told
+    assert "the next build goes on from its newest checkpoint" in told
+    wait_for(lambda: not processes_of(doubled.root / "build"))
+    done = json.loads((work / "metrics.jsonl").read_text().splitlines()[-1])["iteration"]
+    assert (work / f"iter_{done}.pth").exists()
+
+
+def test_settings_of_deepspeed_in_a_file_and_what_is_wrong_with_them(project):
+    project.edit("batch_size = 2", 'batch_size = 2\ndeepspeed = "own.json"')
+    assert "own.json: not found; config reads it" in project.doit("config").told()
+    project.write("own.json", '{"zero_optimization": {"stage": 2}, "bf16": {"enabled": true}}')
+    told = project.doit("config")
+    assert told.code != 0
+    assert "train.deepspeed: bf16.enabled is not train.precision's" in told.told()
+    project.write("own.json", '{"zero_optimization": {"stage": 1}}')
+    project.built("config")
+    made = json.loads((project.root / "build/default/config/deepspeed.json").read_text())
+    assert made["zero_optimization"] == {"stage": 1}
+    assert (made["bf16"], made["fp16"]) == ({"enabled": False}, {"enabled": False})
+    project.edit('deepspeed = "own.json"', "deepspeed = { zero_optimization = { stage = 2 } }")
+    project.built("config")
+    made = json.loads((project.root / "build/default/config/deepspeed.json").read_text())
+    assert made["zero_optimization"] == {"stage": 2}
