@@ -19,11 +19,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tunemake import __version__
 from tunemake.serving import forms
 from tunemake.serving.door import Door
-from tunemake.serving.generation_thread import GenerationThread, QueueFullError, Told, Work
+from tunemake.serving.generation_thread import GenerationThread, QueueFullError
 from tunemake.serving.meters import MEDIA_TYPE, Metered, Meters
 from tunemake.serving.problems import ApiError, of_validation
 from tunemake.serving.served import Served
 from tunemake.serving.speech import Speech
+from tunemake.serving.work import Told, Work
 
 _EVENTS = "text/event-stream"
 _WHEN_ENDED = {

@@ -8,14 +8,12 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
-from tunemake.serving.rows import Row, Rows
-from tunemake.serving.sampling import Sampler, Wish
-from tunemake.serving.speech import Speech
+from tunemake.serving.rows import Rows
+from tunemake.serving.work import Finish, Told, Work
 
-Finish = Literal["stop", "length", "timeout", "failed", "closed"]
 _PROMPT_TOKENS = 4096  # read in one step, so that the answers being made do not wait long for new ones
 _PATIENCE = 5.0  # seconds that closing waits for a step to end
 _WEIGHT = 0.2  # of the newest answer in the mean of what one takes
@@ -27,13 +25,6 @@ class QueueFullError(Exception):
     def __init__(self, seconds: int) -> None:
         super().__init__()
         self.seconds = seconds
-
-
-class Told(NamedTuple):
-    """What is new of an answer. text: more of it. finish: why it ended, None while it goes on."""
-
-    text: str
-    finish: Finish | None
 
 
 @dataclass(frozen=True)
@@ -48,32 +39,6 @@ class Limits:
     queue: int = 64
     timeout: float = 300.0
     tokens: int | None = None
-
-
-@dataclass(eq=False)
-class Work:
-    """One request. longest: tokens its answer may have. tell: called from the thread with each Told, in order.
-
-    stop_ids: tokens that end it. made: tokens of the answer so far, the one that ended it included. gone: nobody
-    listens any more.
-    """
-
-    prompt: Sequence[int]
-    wish: Wish
-    longest: int
-    stop_ids: frozenset[int]
-    speech: Speech
-    tell: Callable[[Told], None]
-    adapter: str | None = None
-    made: int = 0
-    gone: bool = False
-    began: float = field(default_factory=time.monotonic)
-    row: Row | None = None
-
-    @property
-    def room(self) -> int:
-        """Tokens whose keys it may need."""
-        return len(self.prompt) + self.longest
 
 
 class Lane:
@@ -145,8 +110,8 @@ class GenerationThread:
     def _run(self) -> None:
         while not self._closed:
             for lane in self._lanes.values():
-                self._leave(lane)
                 try:
+                    self._leave(lane)
                     self._turn(lane)
                 except Exception:  # noqa: BLE001 - out of memory, a model's own fault: those that wait are not to blame
                     traceback.print_exc(file=sys.stderr)
@@ -174,27 +139,41 @@ class GenerationThread:
 
     def _turn(self, lane: Lane) -> None:
         began = time.monotonic()
+        self._make_room(lane)
         if lane.working:
             lane.rows.step()
             self._take(lane, lane.working)
         if new := self._admitted(lane):
             lane.working += new
-            lane.rows.add([_row(work) for work in new])
+            lane.rows.add([work.as_row() for work in new])
             self._take(lane, new)
         if lane.working or new:
             self._count("steps", 1)
             self._count("busy", time.monotonic() - began)
 
+    def _make_room(self, lane: Lane) -> None:
+        """Have the newest wait again where the answers have grown beyond what may be kept: the oldest go on."""
+        while len(lane.working) > 1:
+            longest = 1 + max(len(work.prompt) + work.made for work in lane.working)
+            if len(lane.working) * longest <= self._tokens(lane):
+                return
+            *older, newest = lane.working
+            self._keep(lane, older)
+            with self._change:
+                lane.waiting.appendleft(newest)
+
+    def _tokens(self, lane: Lane) -> int:
+        return self._limits.tokens or max(lane.context, 1024 * self._limits.rows)
+
     def _admitted(self, lane: Lane) -> list[Work]:
         """Give those that wait and for whom there is room, first come first served."""
-        tokens = self._limits.tokens or max(lane.context, 1024 * self._limits.rows)
         new: list[Work] = []
         with self._change:
             while lane.waiting and len(lane.working) + len(new) < self._limits.rows:
                 these = [*new, lane.waiting[0]]
                 rows = [*lane.working, *these]
-                full = len(rows) * max(work.room for work in rows) > tokens
-                slow = len(these) * max(len(work.prompt) for work in these) > _PROMPT_TOKENS
+                full = len(rows) * max(work.room for work in rows) > self._tokens(lane)
+                slow = len(these) * max(len(work.prompt) + work.made for work in these) > _PROMPT_TOKENS
                 if (full and len(rows) > 1) or (slow and new):
                     break
                 new.append(lane.waiting.popleft())
@@ -239,8 +218,3 @@ class GenerationThread:
         for work in works:
             self._finish(work, why)
         self._keep(lane, [])
-
-
-def _row(work: Work) -> Row:
-    work.row = Row(work.prompt, Sampler(work.wish, work.prompt), work.adapter)
-    return work.row

@@ -21,13 +21,21 @@ class Row:
     """One answer that is being made.
 
     prompt: token ids that are asked. sampler: chooses. adapter: name of the adapter to answer through, or None.
-    last: the newest token. length: tokens whose keys are kept.
+    ids: prompt and answer so far; a row that left may join again, and goes on where it was.
     """
 
     def __init__(self, prompt: Sequence[int], sampler: Sampler, adapter: str | None = None) -> None:
-        self.prompt, self.sampler, self.adapter = prompt, sampler, adapter
-        self.last = -1
-        self.length = 0
+        self.ids, self.sampler, self.adapter = list(prompt), sampler, adapter
+
+    @property
+    def last(self) -> int:
+        """The newest token."""
+        return self.ids[-1]
+
+    @property
+    def length(self) -> int:
+        """Tokens whose keys are kept: the newest was not read yet."""
+        return len(self.ids) - 1
 
 
 class Rows:
@@ -49,7 +57,7 @@ class Rows:
         self._probe()
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Read the prompts of rows, choose the first token of each, and let them join."""
+        """Read what rows have so far, choose one more token of each, and let them join."""
         past, mask = self._read(rows)
         if self.here:
             past, mask = self._joined(past, mask)
@@ -65,7 +73,7 @@ class Rows:
         places = torch.tensor([[row.length] for row in self.here], device=device)
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(self.here), 1)], dim=1)
         logits, self._past = self._forward(self.here, ids, self._mask, places, self._past)
-        _choose(self.here, logits, [1] * len(self.here))
+        _choose(self.here, logits)
 
     def keep(self, rows: Sequence[Row]) -> None:
         """Let the other rows leave; what they held is freed."""
@@ -83,10 +91,10 @@ class Rows:
     def _read(self, rows: Sequence[Row]) -> tuple[Any, Any]:
         import torch
 
-        width, device = max(len(row.prompt) for row in rows), self._model.device
-        short = [width - len(row.prompt) for row in rows]
+        width, device = max(len(row.ids) for row in rows), self._model.device
+        short = [width - len(row.ids) for row in rows]
         ids = torch.tensor(
-            [[0] * n + list(row.prompt) for n, row in zip(short, rows, strict=True)], device=device
+            [[0] * n + row.ids for n, row in zip(short, rows, strict=True)], device=device
         )  # any id will do where the mask hides it
         mask = torch.tensor([[0] * n + [1] * (width - n) for n in short], device=device)
         places = (mask.cumsum(1) - 1).clamp(min=0)
@@ -94,7 +102,7 @@ class Rows:
         for at in range(0, width, _CHUNK):
             part = slice(at, min(at + _CHUNK, width))
             logits, past = self._forward(rows, ids[:, part], mask[:, : part.stop], places[:, part], past)
-        _choose(rows, logits, [len(row.prompt) for row in rows])
+        _choose(rows, logits)
         return past, mask
 
     def _forward(self, rows: Sequence[Row], ids: Any, mask: Any, places: Any, past: Any) -> tuple[Any, Any]:
@@ -149,8 +157,6 @@ class Rows:
         )  # fmt: skip
 
 
-def _choose(rows: Sequence[Row], logits: Any, read: Sequence[int]) -> None:
-    """Choose the next token of each row; read: how many more tokens of each the model has seen for that."""
-    for row, scores, more in zip(rows, logits, read, strict=True):
-        row.length += more
-        row.last = row.sampler.next(scores)
+def _choose(rows: Sequence[Row], logits: Any) -> None:
+    for row, scores in zip(rows, logits, strict=True):
+        row.ids.append(row.sampler.next(scores))

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import tiny
-from tunemake.serving.generation_thread import GenerationThread, Lane, Limits, QueueFullError, Work
+from tunemake.serving.generation_thread import GenerationThread, Lane, Limits, QueueFullError
 from tunemake.serving.sampling import Wish
 from tunemake.serving.speech import Speech
+from tunemake.serving.work import Work
 
 
 @pytest.fixture(scope="module")
@@ -131,14 +132,33 @@ def test_closing_ends_all(begun, work):
     assert not thread.alive
 
 
-def test_the_keys_that_are_kept_at_once_are_bounded(begun, work):
+def said(work):
+    parts = [work.told.get(timeout=20)]
+    while parts[-1].finish is None:
+        parts.append(work.told.get(timeout=20))
+    return "".join(part.text for part in parts)
+
+
+def test_answers_share_the_room_until_they_have_grown_and_none_is_changed_by_that(begun, work):
+    prompts = [(5, 6, 7), (9, 8), (20, 21, 22, 23), (40,), (50, 51, 52), (60, 61)]
+    alone, *_ = begun(Limits(rows=1))
+    works = [work(longest=150, prompt=prompt) for prompt in prompts]
+    for one in works:
+        alone.submit("it", one)
+    right = [said(one) for one in works]
     go_on = threading.Event()
-    thread, lane, _ = begun(Limits(rows=16, tokens=60), go_on)
-    works = [work(longest=17) for _ in range(6)]  # 20 tokens each
+    thread, lane, counts = begun(Limits(rows=16, tokens=400), go_on)
+    works, kept, step = [work(longest=150, prompt=prompt) for prompt in prompts], [], lane.rows.step
+
+    def watched():
+        step()
+        kept.append((len(lane.rows.here), lane.rows._mask.numel()))
+
+    lane.rows.step = watched
     for one in works:
         thread.submit("it", one)
-    seen, keep = [], lane.rows.keep
-    lane.rows.keep = lambda rows: (seen.append(len(lane.rows.here)), keep(rows))
     go_on.set()
-    assert [finish(one) for one in works] == ["length"] * 6
-    assert max(seen) == 3
+    assert [said(one) for one in works] == right
+    assert max(rows for rows, _ in kept) == 5  # not two, though each might come to need its 150
+    assert max(tokens for _, tokens in kept) <= 400
+    assert counts["length"] == 6
