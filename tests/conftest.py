@@ -37,6 +37,6 @@ def _no_modules_of_other_tests(tmp_path_factory):
     yield
     home = str(tmp_path_factory.getbasetemp())
     sys.path[:] = [place for place in sys.path if not place.startswith(home)]
-    for name, module in list(sys.modules.items()):
+    for name, module in sys.modules.copy().items():  # at once: another thread may import meanwhile
         if (getattr(module, "__file__", None) or "").startswith(home):
             del sys.modules[name]

@@ -102,8 +102,9 @@ def add_sample(path: Path, sample: Sample) -> None:
     try:
         with path.open("ab") as file:
             file.write(sample_line(sample))
-    except OSError as error:
-        raise InputError(Fault(str(path), f"cannot be written: {error.strerror}")) from None
+    except (OSError, ValueError) as error:  # a zero byte is no OSError
+        why = getattr(error, "strerror", None) or str(error)
+        raise InputError(Fault(one_line(str(path)), f"cannot be written: {why}")) from None
 
 
 def harmless(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -172,9 +173,9 @@ class Models:
 
     def _folder(self, folder: Path) -> Choice:
         whole = (self.root / folder).resolve()
-        if (whole / "adapter_config.json").exists():
+        if os.path.exists(whole / "adapter_config.json"):  # noqa: PTH110 - Path's raises for a name that is too long
             return self._with_adapter(folder, whole)
-        if not (whole / "config.json").exists():
+        if not os.path.exists(whole / "config.json"):  # noqa: PTH110
             step = did_you_mean(str(folder), self._variants) or "name a variant, or a model's folder"
             raise InputError(Fault(str(folder), "no model here", next_step=step))
         template = dict(_FROM_TOKENIZER)

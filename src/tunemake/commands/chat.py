@@ -11,10 +11,11 @@ from typing import Any, Protocol
 
 from doit.cmd_base import Command
 
+from tunemake.commands.doit_end import ends_in_order
 from tunemake.commands.talk_options import CHAT, for_doit, options_of
 from tunemake.commands.talk_session import Session
 from tunemake.conversation import harmless
-from tunemake.faults import Fault, InputError, TunemakeError
+from tunemake.faults import Fault, InputError
 from tunemake.model_choice import Models
 
 
@@ -124,8 +125,6 @@ class Chat(Command):  # type: ignore[misc]
 
     def execute(self, opt_values: Any, pos_args: Sequence[str]) -> int:
         """Talk."""
-        try:
+        with ends_in_order():
             chat(Path.cwd(), pos_args[0] if pos_args else None, opt_values)
-        except TunemakeError as error:
-            raise SystemExit(f"ERROR: {error}") from None
         return 0

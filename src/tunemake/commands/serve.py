@@ -6,7 +6,6 @@ import ipaddress
 import os
 import shlex
 import shutil
-import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from doit.cmd_base import Command
 
-from tunemake.faults import Fault, InputError, TunemakeError
+from tunemake.commands.doit_end import ends_in_order
+from tunemake.faults import Fault, InputError
 from tunemake.process import SHORT_SPIN
 from tunemake.project import machine_environment
 
@@ -116,10 +116,11 @@ def _listening(host: str, port: int) -> socket.socket:
         made = socket.socket(family, kind)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind(address)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         if made is not None:
             made.close()
-        fault = Fault(f"{host}:{port}", f"cannot listen there: {error.strerror}", next_step="choose another --port")
+        why = getattr(error, "strerror", None) or str(error)
+        fault = Fault(f"{host}:{port}", f"cannot listen there: {why}", next_step="choose another --host or --port")
         raise InputError(fault) from None
     return made
 
@@ -182,10 +183,6 @@ class Serve(Command):  # type: ignore[misc]
 
     def execute(self, opt_values: Any, pos_args: Any) -> int:
         """Serve until interrupted."""
-        try:
+        with ends_in_order():
             serve(Path.cwd(), pos_args, opt_values, lambda line: print(line, flush=True))  # noqa: T201 - a command prints
-        except TunemakeError as error:
-            raise SystemExit(f"ERROR: {error}") from None
-        except KeyboardInterrupt:  # how a server ends; doit would show where
-            return 128 + signal.SIGINT
         return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -115,7 +116,7 @@ class Session:
         sample, empty = self._talk.sample()
         if sample is None:
             raise InputError(Fault("/save", "nothing was answered yet"))
-        add_sample(Path(text).expanduser(), sample)
+        add_sample(Path(os.path.expanduser(text)), sample)  # noqa: PTH111 - Path's raises where there is no such user
         left_out = f"; {empty} turns without an answer left out" if empty else ""
         self._screen.note(f"added to {text}: {len(self._talk.turns) - empty} turns{left_out}")
 

@@ -13,8 +13,9 @@ from typing import Any
 
 from doit.cmd_base import Command
 
+from tunemake.commands.doit_end import ends_in_order
 from tunemake.commands.talk_options import WEB, for_doit
-from tunemake.faults import Fault, InputError, TunemakeError
+from tunemake.faults import Fault, InputError
 from tunemake.process import SHORT_SPIN
 from tunemake.project import load_variants, machine_environment
 
@@ -81,8 +82,6 @@ class Web(Command):  # type: ignore[misc]
 
     def execute(self, opt_values: Any, pos_args: Sequence[str]) -> int:  # noqa: ARG002 - doit's
         """Serve it."""
-        try:
+        with ends_in_order():
             web(Path.cwd(), opt_values["address"], opt_values["port"])
-        except TunemakeError as error:
-            raise SystemExit(f"ERROR: {error}") from None
         return 0

@@ -9,7 +9,8 @@ from typing import Any
 
 from doit.cmd_base import Command
 
-from tunemake.faults import Fault, InputError, TunemakeError, did_you_mean
+from tunemake.commands.doit_end import ends_in_order
+from tunemake.faults import Fault, InputError, did_you_mean
 from tunemake.loading import load_builder
 from tunemake.plan import as_json, as_text, plan
 
@@ -47,11 +48,8 @@ class Why(Command):  # type: ignore[misc]
 
     def execute(self, opt_values: Any, pos_args: Any) -> int:
         """Print the plan."""
-        try:
-            text = told(Path.cwd(), pos_args, everything=self.everything, machine=opt_values["json"])
-        except TunemakeError as error:
-            raise SystemExit(f"ERROR: {error}") from None
-        print(text)  # noqa: T201 - a doit command prints
+        with ends_in_order():
+            print(told(Path.cwd(), pos_args, everything=self.everything, machine=opt_values["json"]))  # noqa: T201 - a command prints
         return 0
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import sys
 from contextlib import nullcontext
 
@@ -269,5 +270,17 @@ def test_doit_has_the_same_command(project, monkeypatch, capsys):
     assert command.execute(values, names) == 0
     assert capsys.readouterr().out == "基座。\n"
     values, names = command.cmdparser.parse(["--temperature=-1"])
-    with pytest.raises(SystemExit, match=r"^ERROR: temperature: out of range"):
+    with pytest.raises(SystemExit, match=r"^2$"):
         command.execute(values, names)
+    assert capsys.readouterr().err.startswith("ERROR: temperature: out of range")
+
+
+@pytest.mark.parametrize("file", ["~nobody-of-this-name/x.jsonl", "a\0b.jsonl", f"{'a' * 300}.jsonl"])
+def test_a_file_that_cannot_be_told_is_a_line(piped, file):
+    code, out, err = piped(f"你是谁？\n/save {file}\n")
+    assert (code, out) == (2, "我是小木。🌲\n")
+    assert re.fullmatch(r".*\.jsonl: cannot be written: .+\n", err)
+
+
+def test_a_name_that_no_folder_can_have(piped):
+    assert piped("", "a" * 300)[::2] == (2, f"{'a' * 300}: no model here; name a variant, or a model's folder\n")

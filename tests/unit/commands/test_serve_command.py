@@ -69,8 +69,18 @@ def test_a_project_that_is_not_built(here, capsys):
     (here / "project.toml").write_text(PROJECT)
     assert main(["serve"]) == 2
     assert capsys.readouterr().err == "build/default/merged: no model here; run doit, or name a model's folder\n"
-    with pytest.raises(SystemExit, match=r"^ERROR: build/default/merged: no model here; run doit"):
+    with pytest.raises(SystemExit, match=r"^2$"):
         Serve().parse_execute(["--port", "0"])  # as doit calls it
+    assert capsys.readouterr().err.startswith("ERROR: build/default/merged: no model here; run doit")
+
+
+@pytest.mark.parametrize("host", ["a" * 80, "a..b"])
+def test_a_host_that_is_no_name(here, capsys, host):
+    (here / "merged").mkdir()
+    (here / "merged/config.json").write_text("{}")
+    (here / "merged/tunemake.json").write_text('{"format": 1, "template": {"stop_words": []}, "files": {}}')
+    assert main(["serve", "merged", "--host", host, "--api-key", "x"]) == 2
+    assert capsys.readouterr().err.startswith(f"{host}:8000: cannot listen there: ")
 
 
 def test_two_models_of_one_name(here, capsys):
@@ -87,7 +97,7 @@ def test_a_port_that_is_taken(capsys):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         assert main(["serve", "merged", "--port", str(port)]) == 2
-    told = f"127.0.0.1:{port}: cannot listen there: Address already in use; choose another --port\n"
+    told = f"127.0.0.1:{port}: cannot listen there: Address already in use; choose another --host or --port\n"
     assert capsys.readouterr().err == told
 
 
