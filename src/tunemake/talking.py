@@ -17,6 +17,9 @@ _SHARE = 4
 # Old tokenizers take the space before n't, 've and marks away again, once they see them.
 _TAKEN_BACK = 4
 
+# What divides scores must leave them finite; the likeliest token is certain long before.
+_COLDEST, _WEAKEST = 1e-5, 0.01
+
 
 @dataclass(frozen=True)
 class Options:
@@ -40,10 +43,20 @@ class Options:
         penalty = self.repetition_penalty
         rules = (
             ("max_length", self.max_length, self.max_length >= 1, "1 or more"),
-            ("max_new_tokens", self.max_new_tokens, (self.max_new_tokens or 1) >= 1, "1 or more"),
+            (
+                "max_new_tokens",
+                self.max_new_tokens,
+                self.max_new_tokens is None or self.max_new_tokens >= 1,
+                "1 or more",
+            ),
             ("top_p", self.top_p, 0 <= self.top_p <= 1, "0 to 1"),
             ("temperature", self.temperature, 0 <= self.temperature < float("inf"), "0 or more"),
-            ("repetition_penalty", penalty, penalty is None or 0 < penalty < float("inf"), "more than 0"),
+            (
+                "repetition_penalty",
+                penalty,
+                penalty is None or _WEAKEST <= penalty < float("inf"),
+                f"{_WEAKEST} or more",
+            ),
             ("seed", self.seed, 0 <= (self.seed or 0) < 2**63, "0 or more"),
         )
         wrong = [
@@ -188,7 +201,7 @@ class Speech:
 
 def _drawing(options: Options) -> dict[str, Any]:
     """Give transformers' arguments; it takes no whole numbers here."""
-    drawn = options.temperature > 0
+    drawn = options.temperature >= _COLDEST
     told: dict[str, Any] = {"do_sample": drawn, "temperature": None, "top_p": None, "top_k": None}
     if drawn:
         told |= {"temperature": float(options.temperature), "top_p": float(options.top_p)}

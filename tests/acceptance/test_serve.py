@@ -81,7 +81,7 @@ def begun(root, *options):
         "PYTHONPATH": os.pathsep.join(sys.path),
         "OMP_NUM_THREADS": "1",
     }
-    with (root / "errors").open("wb") as errors:
+    with (root / "errors").open("ab") as errors:
         process = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True)
     line = process.stdout.readline()
     found = re.search(r"at (http://\S+)/v1", line)
@@ -295,6 +295,19 @@ def test_what_is_no_json_object_is_refused(server, body):
     headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
     answer = httpx.post(f"{server}/v1/chat/completions", content=body, headers=headers)
     assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+
+
+def test_a_client_that_takes_its_time_does_not_hold_the_server_up(root):
+    process, url = begun(root)
+    host, port = url.removeprefix("http://").split(":")
+    with process.stdout, socket.create_connection((host, int(port))) as slow:
+        slow.sendall(
+            f"POST /x HTTP/1.1\r\nhost: it\r\nauthorization: Bearer {KEY}\r\ncontent-length: 9\r\n\r\n".encode()
+        )
+        assert httpx.get(f"{url}/health").status_code == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert "Traceback" not in (root / "errors").read_text()
 
 
 def test_the_served_openapi_holds(server):

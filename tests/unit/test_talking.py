@@ -160,15 +160,27 @@ def test_a_question_that_fills_the_window_is_told(model):
         Speech(model, asked("Who are you?"), Options(max_length=8))
 
 
+def _faults(options):
+    with pytest.raises(InputError) as told:
+        options.check()
+    return told.value.faults
+
+
 def test_every_option_out_of_range_is_told():
     wrong = Options(0, -1, 1.5, -0.1, 0.0, -1)
-    with pytest.raises(InputError) as told:
-        wrong.check()
-    assert [fault.where for fault in told.value.faults] == [
+    assert [fault.where for fault in _faults(wrong)] == [
         "max_length", "max_new_tokens", "top_p", "temperature", "repetition_penalty", "seed",
     ]  # fmt: skip
-    assert str(told.value).splitlines()[2] == "top_p: out of range; expected 0 to 1, got 1.5"
+    assert str(_faults(wrong)[2]) == "top_p: out of range; expected 0 to 1, got 1.5"
+    assert [fault.where for fault in _faults(Options(max_new_tokens=0, repetition_penalty=1e-300))] == [
+        "max_new_tokens", "repetition_penalty",
+    ]  # fmt: skip
     Options().check()
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-45, 1e-5])
+def test_a_temperature_near_0_takes_the_likeliest_token(model, temperature):
+    assert said(model, asked("Who are you?"), Options(temperature=temperature))[1].answer.text == "I am Tiny."
 
 
 def test_what_ends_the_making_reaches_who_listens(model):

@@ -73,7 +73,7 @@ class ChatRequest(_Strict):
     n: Literal[1] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
     response_format: TextFormat | None = None
     logprobs: Literal[False] | None = None
     user: str | None = None

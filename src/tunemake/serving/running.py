@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tunemake.model_choice import Choice
 from tunemake.serving.app import Service, application
@@ -32,6 +35,7 @@ def run(
     meters.watch(lambda: thread.working, lambda: thread.waiting)
     app = application(Service(models, thread, meters), key, (*_LOOPBACK, given["host"].lower()))
     connections = given["rows"] * len(lanes) + given["queue"] + _MORE_CONNECTIONS
+    app = _cancelled_quietly(app)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, lifespan="off", server_header=False, limit_concurrency=connections,
         timeout_graceful_shutdown=_GRACE,
@@ -41,6 +45,15 @@ def run(
         _Server(config, thread, ready).run(sockets=[listening])
     finally:
         thread.close(wait=True)
+
+
+def _cancelled_quietly(app: ASGIApp) -> ASGIApp:
+    async def quiet(scope: Scope, receive: Receive, send: Send) -> None:
+        # uvicorn's last means, when it stops, for a client that takes its time; it would show a traceback.
+        with suppress(asyncio.CancelledError):
+            await app(scope, receive, send)
+
+    return quiet
 
 
 class _Server(uvicorn.Server):

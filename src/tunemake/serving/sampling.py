@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+_COLDEST = 1e-5  # below, a logit divided by the temperature may be infinite; the likeliest is certain long before
+
 
 @dataclass(frozen=True)
 class Wish:
@@ -45,7 +47,7 @@ class Sampler:
     def next(self, logits: Any) -> int:
         """Give the next token's id by a vector of logits."""
         logits = self._penalised(logits.float())
-        chosen = int(logits.argmax()) if self._wish.temperature == 0 else self._drawn(logits)
+        chosen = int(logits.argmax()) if self._wish.temperature < _COLDEST else self._drawn(logits)
         self._seen[chosen] += 1
         return chosen
 

@@ -15,8 +15,10 @@ def drawn(wish, count=4000, logits=LOGITS):
     return Counter(sampler.next(logits) for _ in range(count))
 
 
-def test_temperature_0_takes_the_likeliest():
-    assert drawn(Wish(temperature=0), 20) == {0: 20}
+@pytest.mark.parametrize("temperature", [0, 5e-324, 1e-300, 1e-45, 1e-38, 1e-5])
+def test_temperature_0_takes_the_likeliest_and_so_does_one_near_it(temperature):
+    logits = torch.tensor([-30.0, 30.0, 29.0, -400.0])
+    assert drawn(Wish(temperature=temperature), 20, logits) == {1: 20}
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
