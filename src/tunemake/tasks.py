@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -232,18 +231,33 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
             return
         self._lock()
         self._tell_scores({variant: link for (kind, variant), link in links.items() if kind == "evaluate"})
-        for (kind, _), link in links.items():
+        for (kind, variant), link in links.items():
             if kind == "merge":
-                self.write(f"\nmerged model: {link}\ntalk to it:   {_own_command()} chat {link}\n")
+                from tunemake.outcome import way_on
+
+                self.write(way_on(link, self._verdict(variant)))
             if kind == "export":
                 self.write(f"exported to:  {link}\n")
 
+    def _verdict(self, variant: str) -> Mapping[str, Any] | None:
+        """Give what a variant's gate said in this run; None where it was not asked."""
+        from tunemake.withholding import verdict
+
+        asked = self._ran.keys() | self._fresh
+        for name, task in self._tasks.items():
+            meta = task.meta or {}
+            # Where one gate fails, the others are asked too: see gating.judged.
+            if (meta.get("kind"), meta.get("variant")) == ("gate", variant) and (name in asked or self.failures):
+                return verdict(Path(meta["tunemake_link"]))
+        return None
+
     def _tell_scores(self, evaluated: Mapping[str, str]) -> None:
+        from tunemake.outcome import score_table
         from tunemake.variants import DEFAULT
 
         if DEFAULT in evaluated:
             scores = json.loads((Path(evaluated[DEFAULT]) / "scores.json").read_text("utf-8"))
-            self.write("\n" + score_table(scores))
+            self.write("\n" + score_table(scores, self._verdict(DEFAULT)))
         elif evaluated:
             from tunemake.comparison import as_text, compared
 
@@ -265,24 +279,6 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
 
     def _variants(self) -> list[str]:
         return list(dict.fromkeys(task.meta["variant"] for task in self._tasks.values() if "kind" in (task.meta or {})))
-
-
-def _own_command() -> str:
-    """Give tunemake's command as it can be typed here: by its path where the environment is not activated."""
-    own = Path(sys.executable).with_name("tunemake")
-    if not own.exists() or shutil.which("tunemake") == str(own):
-        return "tunemake"
-    return str(own.relative_to(Path.cwd())) if own.is_relative_to(Path.cwd()) else str(own)
-
-
-def score_table(scores: Mapping[str, Any]) -> str:
-    """Give the scores of base and merged model as a plain table."""
-    rows = [("", "base", "merged", "prompts", "")]
-    for probe in scores["probes"]:
-        told = ["-" if probe[model] is None else f"{probe[model]:.2f}" for model in ("base", "merged")]
-        rows.append((probe["name"], told[0], told[1], str(probe["prompts"] or "-"), probe["unit"]))
-    width = max(len(row[0]) for row in rows)
-    return "".join(f"{a:<{width}}{b:>8}{c:>8}{d:>9}  {e}".rstrip() + "\n" for a, b, c, d, e in rows)
 
 
 DOIT_CONFIG = {

@@ -82,6 +82,18 @@ def test_a_model_that_fails_is_told_kept_and_told_again(built):
     assert built.built().ran == []
 
 
+def test_a_model_just_made_is_told_with_its_bounds_and_first_that_it_failed(built):
+    bounded(built, "at_least = 0.9")
+    built.edit("lr = 1e-3", "lr = 2e-3")
+    failed = built.doit()
+    assert (failed.code, failed.ran[-1]) == (1, "gate")
+    _, _, end = failed.out.partition("\nmade 6 in ")
+    table, _, way = end.partition("\n\nthe gate failed: identity; ")
+    assert "identity  0.00    0.00  at least 0.9  failed        1  share of answers\n" in table
+    assert "leak      0.00    0.00  at most 1     ok            1  share of answers" in table
+    assert way.startswith("the model is kept to look at, not to be handed on\nmerged model: build/default/merged\n")
+
+
 def test_each_variant_is_built_and_judged_though_the_first_one_fails(built):
     text = (built.root / "project.toml").read_text()
     probes = text[text.index("[[evaluate.probe]]") :]

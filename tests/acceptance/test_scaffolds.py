@@ -15,6 +15,7 @@ import pytest
 from conftest import BIN, TinyProject
 
 REPOSITORY = Path(__file__).parents[2]
+NEXT = "next: cd x && doit" if shutil.which("doit") == str(BIN / "doit") else f"next: cd x && {BIN / 'doit'}"
 # Rules that exclude each other, or ask for what only the author can give: a licence, heavier types, a test's words.
 NOT_ASKED = "COM812,CPY001,D203,D213,DOC,INP001,ISC001,S101,TC"
 
@@ -37,7 +38,7 @@ def begun(home):
 def begin(home, *options):
     done = home.run("tunemake", "init", "x", "--model", "models/tiny", *options)
     assert done.code == 0, done.told()
-    assert done.out.splitlines()[-2] == "next: cd x && doit"
+    assert done.out.splitlines()[-2] == NEXT
     made = TinyProject.__new__(TinyProject)
     made.root = home.root / "x"
     return made
@@ -228,7 +229,7 @@ def test_questions_are_asked_at_a_terminal_only(home):
     told, code = at_a_terminal(home, ["init", "x"], answers)
     assert code == 0, told
     assert "Base model: a folder, hf:org/name" in told
-    assert "next: cd x && doit" in told
+    assert NEXT in told
     values = tomllib.loads((home.root / "x/project.toml").read_text("utf-8"))
     assert values["model"]["source"] == "../models/tiny"
     assert values["datasets"]["identity"]["parameters"]["name"] == "Ada"

@@ -102,6 +102,7 @@ ORDER = [
     "doit_state",
     "progress",
     "gating",
+    "outcome",
     "interrupts",
     "tasks",
     "commands",

