@@ -110,6 +110,8 @@ class Builder:
         if flaws == [] and all(self.store.is_shown(link, decides) for link in stage.links):
             return [], True
         before = self.store.record(stage.link)
+        if before is None and flaws == []:
+            return ["no link shows it"], True
         told = reasons(before, decides, stage.titles)
         if note := why_anew(before, decides):
             told.append(note)

@@ -59,6 +59,10 @@ def test_a_changed_learning_rate_keeps_data_and_base(built):
     back = built.built()
     assert "made in" not in back.out
     assert "(made before)" in back.why("train")
+    # a link that is gone is told so, not as something that was never made
+    built.doit("clean", "merge")
+    assert "merge: made before; its link moves to it\n  └─ no link shows it\n" in built.doit("plan", "merge").out
+    assert built.built().why("merge") == "no link shows it (made before)"
 
 
 def test_only_evaluate_depends_on_its_prompts(built):
