@@ -14,7 +14,7 @@ from typing import Any
 
 from tunemake.artifacts import RECORD
 from tunemake.engines.xtuner import METRICS
-from tunemake.faults import Fault, InputError
+from tunemake.faults import Fault, InputError, did_you_mean
 from tunemake.project import load_variants
 from tunemake.stages import JOB
 from tunemake.store import Store
@@ -53,8 +53,12 @@ def watch(root: Path, variant: str | None, say: Callable[[str], None], *, live: 
     """Follow the training that runs until it ends; give 0, or 1 where it ended without being done.
 
     live: one line that changes, on stderr; else a line now and then, by say. Raises InputError where several run and
-    none is named.
+    none is named, and for a variant that the project does not have.
     """
+    names = [project.variant.name for project in load_variants(root)]
+    if variant is not None and variant not in names:
+        step = did_you_mean(variant, names) or ", ".join(names)
+        raise InputError(Fault(variant, "no such variant", next_step=step))
     running = list(trainings(root))
     known = {training.variant: training for training in running}
     if variant is None and len(known) > 1:

@@ -61,6 +61,12 @@ def test_where_none_runs_a_line_says_so(root, said):
     assert said == ["no training is running", "no training of default is running"]
 
 
+def test_a_variant_that_the_project_does_not_have_is_told(root, said):
+    with pytest.raises(InputError, match=r'^defualt: no such variant; did you mean "default"\?$'):
+        watch(root, "defualt", said.append, live=False)
+    assert said == []
+
+
 def test_it_follows_to_the_end(root, said):
     training = Training(root)
     training.goes_to(30)
