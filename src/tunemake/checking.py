@@ -18,11 +18,11 @@ from tunemake.contracts import Question
 from tunemake.data_check import Data, DataCheck, Leaks, Watching, stage_of
 from tunemake.data_findings import length_findings
 from tunemake.engines import xtuner
-from tunemake.faults import InputError, ModelError
+from tunemake.faults import Fault, InputError, ModelError
 from tunemake.findings import Finding, Severity, errors, unchecked
 from tunemake.machine import gpu_findings, library_findings, room_findings
 from tunemake.project import Project, machine_environment
-from tunemake.questions import questions_of, refuse_trained
+from tunemake.questions import asked_again, questions_of, refuse_trained
 from tunemake.stages import export
 from tunemake.stages.base import FACTS, MODEL
 from tunemake.stages.config import model_faults
@@ -174,13 +174,15 @@ class Check:
             return {}
 
     def _evaluation(self, questions: Mapping[str, Sequence[Question]]) -> list[Finding]:
+        told = {name: asked_again(asked) for name, asked in questions.items()}
+        again = [Finding("note", "prompts_again", Fault(_probe(name), what)) for name, what in told.items() if what]
         if self._found.data.file is None:
-            return []
+            return again
         try:
             refuse_trained({_probe(name): asked for name, asked in questions.items()}, self._found.data.file)
         except InputError as error:
-            return errors("evaluation", error.faults)
-        return []
+            return again + errors("evaluation", error.faults)
+        return again
 
     def _config(self, folder: Path | None) -> list[Finding]:
         values = dict(stage_of(self._builder, self._project, "config").parameters)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tunemake.contracts import Question
-from tunemake.faults import Fault, SampleError
+from tunemake.faults import Fault, SampleError, did_you_mean
+from tunemake.findings import excerpt
 from tunemake.samples import folded, prompts_of, read_samples
 
+_KEYS = ("prompt", "reference")
 Told = str | Sequence[str | Mapping[str, str]]  # as project.toml gives them
 
 
@@ -32,6 +35,16 @@ def questions_of(root: Path, told: Told, where: str) -> list[Question]:
     if not found:
         raise SampleError(Fault(where, f"{told}: no prompts", expected="one prompt a line"))
     return found
+
+
+def asked_again(questions: Sequence[Question]) -> str | None:
+    """Say how many questions repeat another's prompt, each of which counts in the score; None where none does."""
+    counts = Counter(question.prompt for question in questions)
+    more = len(questions) - len(counts)
+    if not more:
+        return None
+    first = next(prompt for prompt, count in counts.items() if count > 1)
+    return f'{more} of {len(questions)} prompts repeat others, such as "{excerpt(first)}"; each counts in the score'
 
 
 def refuse_trained(asked: Mapping[str, Iterable[Question]], train: Path) -> None:
@@ -56,17 +69,28 @@ def _question(told: str | Mapping[str, str]) -> Question:
 
 
 def _from_json(lines: Iterable[str], name: str) -> tuple[list[Question], list[Fault]]:
-    found, faults = [], []
+    found: list[Question] = []
+    faults: list[Fault] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         told = _parsed(line)
-        if isinstance(told, Mapping) and told.get("prompt") and set(map(type, told.values())) <= {str}:
-            found.append(_question(told))
+        if wrong := _row_faults(told, line, f"{name}:{number}"):
+            faults += wrong
         else:
-            expected = '{"prompt": "…", "reference": "…"}, the reference left out where there is none'
-            faults.append(Fault(f"{name}:{number}", "no question", expected=expected, got=line.strip()[:60]))
+            found.append(_question(told))
     return found, faults
+
+
+def _row_faults(told: Any, line: str, where: str) -> list[Fault]:
+    unknown = [key for key in told if key not in _KEYS] if isinstance(told, Mapping) else []
+    if unknown:
+        steps = {key: did_you_mean(key, _KEYS) or f"known are {', '.join(_KEYS)}" for key in unknown}
+        return [Fault(f"{where}: {key}", "unknown key", next_step=step) for key, step in steps.items()]
+    if isinstance(told, Mapping) and told.get("prompt") and set(map(type, told.values())) <= {str}:
+        return []
+    expected = '{"prompt": "…", "reference": "…"}, the reference left out where there is none'
+    return [Fault(where, "no question", expected=expected, got=line.strip()[:60])]
 
 
 def _parsed(line: str) -> Any:

@@ -160,6 +160,19 @@ def test_what_leaks(project):
     assert "leakage   1 prompts of moon: trained on 0, nearly 1\n" in project.check(0)
 
 
+def test_prompts_that_repeat_others(project):
+    probe = '\n[[evaluate.probe]]\nname = "moon"\nkind = "contains"\nparameters = { words = ["eye"] }\n'
+    before = (project.root / "project.toml").read_text()
+    project.write("project.toml", f'{before}{probe}prompts = "moon.jsonl"\n')
+    project.write("moon.jsonl", '{"prompt": "Is it far?"}\n' * 3 + '{"prompt": "Is it old?"}\n')
+    found, _ = project.found("prompts_again", "note")
+    assert f"{found['where']}: {found['what']}".endswith(
+        'evaluate.probe moon: 2 of 4 prompts repeat others, such as "Is it far?"; each counts in the score'
+    )
+    project.write("moon.jsonl", '{"prompt": "Is it far?", "refrence": "Yes."}\n')
+    assert 'moon.jsonl:1: refrence: unknown key; did you mean "reference"?' in project.check(2)
+
+
 def test_one_answer_to_everything(project):
     project.talk([(f"Who are you? ({number})", "I am Xiaomu.") for number in range(30)])
     assert "have one and the same answer" in project.found("one_answer", "warning")[0]["what"]

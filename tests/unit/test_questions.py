@@ -6,7 +6,7 @@ import pytest
 
 from tunemake.contracts import Question
 from tunemake.faults import SampleError
-from tunemake.questions import questions_of, refuse_trained
+from tunemake.questions import asked_again, questions_of, refuse_trained
 
 
 def test_a_list_gives_prompts_with_and_without_references(tmp_path):
@@ -37,6 +37,23 @@ def test_every_row_that_is_no_question_is_told_with_its_line(tmp_path, row):
         questions_of(tmp_path, "q.jsonl", "probe")
     assert [str(fault).partition(": ")[0] for fault in told.value.faults] == ["q.jsonl:2", "q.jsonl:3"]
     assert str(told.value.faults[0]).endswith(f"got {row}")
+
+
+def test_a_key_that_nobody_reads_is_refused(tmp_path):
+    (tmp_path / "q.jsonl").write_text('{"prompt": "2 + 2?", "refrence": "4"}\n{"prompt": "x", "id": 3}\n')
+    with pytest.raises(SampleError) as told:
+        questions_of(tmp_path, "q.jsonl", "probe")
+    assert [str(fault) for fault in told.value.faults] == [
+        'q.jsonl:1: refrence: unknown key; did you mean "reference"?',
+        "q.jsonl:2: id: unknown key; known are prompt, reference",
+    ]
+
+
+def test_prompts_that_repeat_others_are_counted():
+    assert asked_again([Question("a"), Question("A"), Question("b", "1")]) is None
+    assert asked_again([]) is None
+    told = asked_again([Question("a"), Question("b", "1"), Question("b", "2"), Question("b"), Question("a")])
+    assert told == '3 of 5 prompts repeat others, such as "a"; each counts in the score'
 
 
 @pytest.mark.parametrize("name", ["q.txt", "q.jsonl"])

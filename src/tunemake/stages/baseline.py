@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tunemake.questions import asked_again
 from tunemake.stages import Job
 from tunemake.stages.probes import SCORES, asked_of, described, examination, finite, load, number, write, write_base
 
@@ -14,6 +15,9 @@ def run(job: Job) -> dict[str, Any]:
     parameters: as stages.probes asks for. inputs: base, data.
     """
     asked = asked_of(job)
+    for one in asked:
+        if again := asked_again(one.questions):
+            job.say(f"{one.where}: {again}")
     model = load(job, job.inputs["base"] / "model")
     found = examination(job, model, asked)
     scores = found.scores(lambda done, total, text: job.progress(done, total, f"{text} of the base model"))
