@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,9 +24,10 @@ def adapted(model: Answers, folder: Path) -> Iterator[Answers]:
     folder: PEFT's.
     """
     import torch
-    from peft.tuners.tuners_utils import BaseTunerLayer
 
     wrapped = _wrapped(model, folder)
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     layers = [module.get_base_layer() for module in wrapped.modules() if isinstance(module, BaseTunerLayer)]
     own = [(weight, weight.detach().to("cpu", copy=True)) for layer in layers for weight in layer.parameters()]
     wrapped.merge_adapter(safe_merge=True)
@@ -55,6 +57,8 @@ def load_whole(model: Answers, checkpoint: Path) -> None:
 
 
 def _wrapped(model: Answers, folder: Path) -> Any:
+    # PEFT imports bitsandbytes, which warns on each machine without a GPU; nothing here has its layers.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from peft import PeftModel
 
     _untie(model.model, json.loads((folder / "adapter_config.json").read_text("utf-8")))
