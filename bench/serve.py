@@ -1,7 +1,8 @@
-"""Measures tokens a second of `tunemake serve` for 1 and 8 parallel requests beside transformers' generate.
+"""Measures `tunemake serve`: tokens a second for 1 and 8 parallel requests beside transformers' generate, and memory.
 
 python bench/serve.py [MODEL_FOLDER] [ROUNDS]. A server process answers over HTTP; transformers generates here. Both
-make the same number of tokens from the same prompts, greedily, and take turns; while one works the other waits.
+make the same number of tokens from the same prompts, greedily, and take turns; while one works the other waits. At the
+end 50 requests come at once, and the server's memory before is told beside its peak.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +31,7 @@ from tunemake.model_choice import Models  # noqa: E402
 from tunemake.process import SHORT_SPIN  # noqa: E402
 
 TOKENS = 64
+CROWD = 50
 TOPICS = ("a river", "a clock", "bread", "the moon", "a train", "a garden", "chess", "salt")
 
 
@@ -39,7 +42,7 @@ def main() -> int:
     os.environ.update({**SHORT_SPIN, **os.environ})
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 5  # noqa: PLR2004 - the second argument
     plain = _plain(folder)
-    with _server(folder) as ask:
+    with _server(folder) as (ask, crowd):
         contenders: dict[str, Callable[[], int]] = {}
         for count in (1, 8):
             contenders[f"transformers generate, {count}"] = lambda n=count: plain(TOPICS[:n])  # type: ignore[misc]
@@ -52,7 +55,8 @@ def main() -> int:
                 start = time.perf_counter()
                 tokens = contender()
                 speeds[name].append(tokens / (time.perf_counter() - start))
-    measure.publish("Serve", [*measure.circumstances(), *_told(folder, rounds), "", *_table(speeds)])
+        gathered = crowd()
+    measure.publish("Serve", [*measure.circumstances(), *_told(folder, rounds), "", *_table(speeds), "", gathered])
     return 0
 
 
@@ -85,7 +89,7 @@ def _plain(folder: Path) -> Callable[[Sequence[str]], int]:
 
 
 @contextmanager
-def _server(folder: Path) -> Iterator[Callable[[Sequence[str]], int]]:
+def _server(folder: Path) -> Iterator[tuple[Callable[[Sequence[str]], int], Callable[[], str]]]:
     path = os.pathsep.join([str(measure.ROOT / "src"), str(measure.ROOT / "plugins")])
     command = [sys.executable, "-m", "tunemake.cli", "serve", str(folder), "--port", "0"]
     environment = {**os.environ, "PYTHONPATH": path}
@@ -103,12 +107,35 @@ def _server(folder: Path) -> Iterator[Callable[[Sequence[str]], int]]:
         with urllib.request.urlopen(request) as answer:  # noqa: S310
             return int(json.load(answer)["usage"]["completion_tokens"])
 
+    def outcome(number: int) -> int:
+        try:
+            answered(f"{TOPICS[number % len(TOPICS)]} and the number {number}")
+        except urllib.error.HTTPError as error:
+            return error.code
+        return 200
+
+    def crowd() -> str:
+        before = _memory(process.pid, "VmRSS")
+        Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # the peak counts from now on
+        with ThreadPoolExecutor(CROWD) as all_at_once:
+            codes = list(all_at_once.map(outcome, range(CROWD)))
+        told = ", ".join(f"{codes.count(code)} × {code}" for code in sorted(set(codes)))
+        peak = _memory(process.pid, "VmHWM")
+        return f"{CROWD} requests at once: {told}; {before} MiB of memory before, {peak} MiB at the peak."
+
     try:
         with ThreadPoolExecutor(len(TOPICS)) as pool:
-            yield lambda topics: sum(pool.map(answered, topics))
+            yield lambda topics: sum(pool.map(answered, topics)), crowd
     finally:
         process.send_signal(signal.SIGINT)
         process.wait()
+
+
+def _memory(pid: int, name: str) -> int:
+    """Give a process's memory in MiB, as the kernel names it."""
+    found = re.search(rf"{name}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text("utf-8"))
+    assert found is not None
+    return int(found[1]) >> 10
 
 
 if __name__ == "__main__":
