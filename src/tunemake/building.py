@@ -85,10 +85,13 @@ class Builder:
         told = self.project.store
         self.remote = RemoteStore(told["url"], checkpoints=told["checkpoints"]) if "url" in told else None
 
-    def state(self, name: str) -> State:
-        """Compare what is there with what the project asks for; raises InputError where an input is missing."""
+    def state(self, name: str, moved: Mapping[str, Path] | None = None) -> State:
+        """Compare what is there with what the project asks for; raises InputError where an input is missing.
+
+        moved: artifacts, by stage, that other stages' links will lead to by then.
+        """
         stage = self.stages[name]
-        decides, taken = self._decides(stage)
+        decides, taken = self._decides(stage, moved or {})
         why, in_store = self._why(stage, decides)
         return State(decides, taken, why, in_store)
 
@@ -280,10 +283,11 @@ class Builder:
         with (self.store.build / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
-    def _decides(self, stage: Stage) -> tuple[Decides, Taken]:
+    def _decides(self, stage: Stage, moved: Mapping[str, Path]) -> tuple[Decides, Taken]:
         """Digest what decides a stage's content; give the digests, and where the content lies."""
         inputs: dict[str, str] = {}
-        folders = {role: (self.root / self.stages[need.stage].link).resolve() for role, need in stage.needs.items()}
+        folders = {role: moved.get(need.stage, self.root / self.stages[need.stage].link).resolve()
+                   for role, need in stage.needs.items()}  # fmt: skip
         for role, need in stage.needs.items():
             look_at(self.root / self.stages[need.stage].link)
             inputs |= {f"{role}/{name}": digest for name, digest in _taken(stage, need, folders[role]).items()}

@@ -49,10 +49,12 @@ def plan(builder: Builder, wanted: Iterable[str] = (), tell: Tell = _silent) -> 
     asked = list(wanted) or list(builder.stages)
     chosen = {one for name in asked for one in needed(builder.stages, name)}
     steps: dict[str, Step] = {}
+    moved: dict[str, Path] = {}
     for name, stage in builder.stages.items():
         if name in chosen:
             above = [steps[need.stage] for need in stage.needs.values()]
-            steps[name] = _step(builder, name, [step.stage for step in above if step.verdict in _UNKNOWN], tell)
+            after = [step.stage for step in above if step.verdict in _UNKNOWN]
+            steps[name] = _step(builder, name, after, moved, tell)
     return list(steps.values())
 
 
@@ -99,12 +101,13 @@ def _headline(step: Step) -> str:
     return "up to date"
 
 
-def _step(builder: Builder, name: str, after: list[str], tell: Tell) -> Step:
+def _step(builder: Builder, name: str, after: list[str], moved: dict[str, Path], tell: Tell) -> Step:
+    """Say what becomes of a stage; where only its link moves, note in moved to what, for those that read it."""
     stage = builder.stages[name]
     record = builder.store.record(stage.link)
     seconds = None if record is None else float(record["seconds"])
     try:
-        state = builder.state(name)
+        state = builder.state(name, moved)
     except InputError as error:
         if after and record is None:
             return Step(name, "runs", ["not built yet"], after, seconds)
@@ -116,6 +119,7 @@ def _step(builder: Builder, name: str, after: list[str], tell: Tell) -> Step:
         return Step(name, "fresh", [], [], seconds)
     told = [_enriched(builder, name, reason) for reason in state.reasons]
     if state.in_store:
+        moved[name] = builder.store.entry(state.decides)
         return Step(name, "found made", told, [], seconds)
     offered = builder.remote is not None and builder.remote.offers(state.decides, tell)
     return Step(name, "fetched" if offered else "runs", told, [], seconds)

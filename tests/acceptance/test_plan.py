@@ -49,3 +49,21 @@ def test_a_dry_run_builds_nothing_and_an_unknown_stage_is_told(built):
     assert (wrong.code, wrong.err) == (2, 'trian: no such stage; did you mean "train"?\n')
     done = built.run("tunemake", "build", "config")
     assert (done.code, done.ran) == (0, ["config"])
+
+
+def test_links_that_only_move_are_foreseen_with_what_reads_them(built):
+    assert built.doit("clean", "merge", "evaluate").code == 0
+    steps = {step["stage"]: step["verdict"] for step in json.loads(built.run("tunemake", "plan", "--json").out)}
+    assert steps["merge"] == steps["evaluate"] == "found made"
+    assert steps["report"] == steps["gate"] == "fresh"
+    assert " made in " not in built.built().told()
+    assert built.doit("why").out == "nothing to do\n"
+
+
+def test_going_back_is_foreseen_to_the_end(built):
+    built.edit("lr = 1e-3", "lr = 2e-3")
+    built.built()
+    built.edit("lr = 2e-3", "lr = 1e-3")
+    told = [step["verdict"] for step in json.loads(built.run("tunemake", "plan", "--json").out)]
+    assert set(told) == {"fresh", "found made"}
+    assert " made in " not in built.built().told()
