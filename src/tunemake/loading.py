@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from tunemake import graph, models
+from tunemake.automatic import resolved
 from tunemake.building import Builder
 from tunemake.contracts import Question
 from tunemake.engines import xtuner
 from tunemake.faults import Fault, InputError, ProjectError, did_you_mean
 from tunemake.glance import look_at
+from tunemake.lock import FILE as LOCK
 from tunemake.plugins import Plugins
 from tunemake.process import RunStage, run_stage
-from tunemake.project import FILE, Dataset, Project, load_variants
+from tunemake.project import FILE, Dataset, Project, load_variants, machine_environment
 from tunemake.questions import questions_of
 from tunemake.schema import Path_, dotted
 from tunemake.stage import Stage
@@ -47,8 +49,10 @@ def _builder(root: Path, alone: bool, run: RunStage) -> Builder:  # noqa: FBT001
     plugins = Plugins(root, variants[0].plugins, store.digests)
     made: dict[str, list[Stage]] = {}
     projects, names = [], [project.variant.name for project in variants]
-    for declared in variants:
-        project, sources = _training_template(declared)
+    whole = [_training_template(declared) for declared in variants]
+    look_at(root / LOCK)
+    chosen = resolved([project for project, _ in whole], machine_environment())
+    for project, (_, sources) in zip(chosen, whole, strict=True):
         _check(project, plugins)
         template = plugins.prompt_template(project.model["prompt_template"])
         made[project.variant.name] = graph.stages(project, plugins.needs_base, template, sources, names)

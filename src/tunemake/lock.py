@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # a build with nothing to do needs none of it
     from tunemake.stage import Stage
 
 FILE, TRACKING = "tunemake.lock", "tracking"
+CHOSEN = "chosen"  # values that the project left to be chosen, by variant
 FORMAT = 1
 _NO_CONTENT = "log.txt"
 _USER_IN_URL = re.compile(
@@ -40,8 +41,10 @@ def contents(builder: Builder) -> dict[str, Any]:
             made_by = (builder.store.record(builder.stages[name].link) or {}).get("environment", {})
             stage["environment"] = key = sha256_of_json(made_by)[:12]
             environments[key] = dict(sorted(made_by.items()))
+    chosen = {name: dict(project.chosen) for name, project in builder.projects.items() if project.chosen}
     return {
         "format": FORMAT, "project": builder.project.name, "seed": builder.project.seed,
+        **({CHOSEN: chosen} if chosen else {}),
         "environments": dict(sorted(environments.items())), "stages": told,
     }  # fmt: skip
 
@@ -200,6 +203,9 @@ def _portable(value: Any) -> Any:
 
 def _is_lock(told: object) -> bool:
     if not isinstance(told, dict) or told.get("format") != FORMAT or not isinstance(told.get("stages"), dict):
+        return False
+    chosen = told.get(CHOSEN, {})
+    if not isinstance(chosen, dict) or not all(isinstance(values, dict) for values in chosen.values()):
         return False
     shapes = {"links": list, "fingerprint": str, "outputs": dict}
     return all(

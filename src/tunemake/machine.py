@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from tunemake.findings import Finding, errors, unchecked
 from tunemake.plugins import installed_version
 
 _OLDEST_BITSANDBYTES = (0, 48)
+_AMPERE = 8  # the first compute capability with bfloat16
 _DRIVER = Path("/proc/driver/nvidia/gpus")
 _OTHER_WAYS = (Path("/dev/kfd"), Path("/dev/dxg"))  # ROCm, and Windows' own way into Linux
 _NEEDED = ("torch", "transformers", "xtuner", "peft", "datasets", "accelerate")
@@ -28,6 +31,19 @@ def cuda_devices(environment: Mapping[str, str]) -> int | None:
     if not found and any(path.exists() for path in _OTHER_WAYS):
         return None
     return min(found, len(visible.split(","))) if visible is not None else found
+
+
+def best_precision(environment: Mapping[str, str]) -> str:
+    """Give the fastest type that trainings keep to on this machine: bfloat16, float16, or float32 without a GPU."""
+    if cuda_devices(environment) == 0:
+        return "float32"
+    told = _tool("--query-gpu=compute_cap", "--format=csv,noheader")
+    found = re.findall(r"^(\d+)\.\d+$", told, re.MULTILINE)
+    if not found:  # ROCm, Windows' own way into Linux: only torch can tell
+        code = "import torch; print(torch.cuda.is_available() and torch.cuda.is_bf16_supported())"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        return "bfloat16" if done.stdout.strip() == "True" else "float32"
+    return "bfloat16" if min(map(int, found)) >= _AMPERE else "float16"
 
 
 def gpu_findings(train: Mapping[str, Any], gpus: int, environment: Mapping[str, str]) -> Iterator[Finding]:
@@ -128,11 +144,15 @@ def size(number: int) -> str:
 
 def _asked() -> int:
     """Ask the driver's own tool for its devices, where there is no list of them to read."""
+    return sum(line.startswith("GPU ") for line in _tool("-L").splitlines())
+
+
+def _tool(*arguments: str) -> str:
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return 0
+        return ""
     try:
-        done = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False, timeout=10)
+        done = subprocess.run([tool, *arguments], capture_output=True, text=True, check=False, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
-        return 0
-    return sum(line.startswith("GPU ") for line in done.stdout.splitlines())
+        return ""
+    return done.stdout

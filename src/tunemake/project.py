@@ -46,7 +46,7 @@ class Project:
 
     root: the project's folder. text: the file as read. The tables hold JSON values only, named as in the file.
     declared: names of the values of project, model, data and train that the file gives, such as train.lora.r.
-    variant: which of the project's variants it is.
+    variant: which of the project's variants it is. chosen: values that took the place of "auto", by such names.
     """
 
     root: Path
@@ -66,6 +66,7 @@ class Project:
     store: Mapping[str, Any] = field(default_factory=dict)
     card: Mapping[str, Any] = field(default_factory=dict)
     declared: frozenset[str] = frozenset()
+    chosen: Mapping[str, str] = field(default_factory=dict)
     variant: Variant = _WHOLE
 
     @cached_property

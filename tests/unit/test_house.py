@@ -90,6 +90,7 @@ ORDER = [
     "building",
     "lock",
     "attestation",
+    "automatic",
     "loading",
     "model_choice",
     "serving",

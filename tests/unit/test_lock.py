@@ -31,17 +31,27 @@ def builder_of(root, **parameters):
     artifact(root / "build/default/data", {"train.json": b"[]", "log.txt": b"12:00"}, parameters=parameters)
     stage = Stage("data", "data", "", {}, "build/default/data", ("train.json",))
     store = SimpleNamespace(record=lambda link: json.loads((root / link / "artifact.json").read_text()))
-    project = SimpleNamespace(name="p", seed=1)
-    return SimpleNamespace(root=root, project=project, stages={"data": stage}, store=store)
+    project = SimpleNamespace(name="p", seed=1, chosen={"train.precision": "float32"})
+    return SimpleNamespace(
+        root=root, project=project, projects={"default": project}, stages={"data": stage}, store=store
+    )
 
 
 def lock_of(**stages):
-    return {"format": 1, "project": "p", "seed": 1, "environments": {}, "stages": stages}
+    return {
+        "format": 1,
+        "project": "p",
+        "seed": 1,
+        "environments": {},
+        "chosen": {"default": {"train.precision": "float32"}},
+        "stages": stages,
+    }
 
 
 def test_a_lock_holds_values_and_digests_but_no_place_no_user_and_no_log(tmp_path):
     values = {"file": "/home/somebody/data/qa.csv", "url": "https://me:secret@host/x", "lr": 1e-3, "text": "/reset"}
     text = as_text(contents(builder_of(tmp_path, **values)))
+    assert json.loads(text)["chosen"] == {"default": {"train.precision": "float32"}}
     told = json.loads(text)["stages"]["data"]
     assert told["parameters"] == {"file": "…/qa.csv", "url": "https://host/x", "lr": 1e-3, "text": "/reset"}
     assert list(told["outputs"]) == ["train.json"]

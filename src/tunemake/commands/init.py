@@ -207,7 +207,7 @@ def _values(home: Path, project: str, choices: Choices, form: DataForm | None) -
         "dataset": _dataset(choices, form), "method": method, "methods": METHODS,
         "asked": asked if form is None else form.questions, "epochs": 1 if ours and form is None else 3,
         "max_length": longest, "batch_size": 4 if ours else 8,
-        "lr": _rate(method, ours=ours), "precision": "bfloat16" if method == "qlora" else "float32",
+        "lr": _rate(method, ours=ours),
     }  # fmt: skip
 
 

@@ -41,7 +41,7 @@ def words(project):
 def test_every_choice_loads(home, method, language):
     project = made(home, method=method, language=language)
     assert project.train["method"] == method
-    assert project.train["precision"] == ("bfloat16" if method == "qlora" else "float32")
+    assert project.train["precision"] == "auto"
     languages = ["en", "zh"] if language == "both" else [language]
     assert [dataset.parameters.get("languages", languages) for dataset in project.datasets] == [languages] * 3
     assert len(words(project)) == len(languages)

@@ -1,0 +1,40 @@
+"""What a project leaves to be chosen ("auto"): chosen once, kept in tunemake.lock, and read from there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from tunemake.faults import Fault, InputError
+from tunemake.lock import CHOSEN, FILE, read_lock
+from tunemake.machine import best_precision
+from tunemake.project import Project
+
+AUTO = "auto"
+PRECISION, PRECISIONS = "train.precision", ("float32", "bfloat16", "float16")
+
+
+def resolved(projects: list[Project], environment: Mapping[str, str]) -> list[Project]:
+    """Give the projects with a value in place of each "auto"; `Project.chosen` names them.
+
+    A machine without a GPU so computes the fingerprints of what was trained on one. Raises InputError for a
+    damaged lock.
+    """
+    asking = [project for project in projects if project.train["precision"] == AUTO]
+    if not asking:
+        return projects
+    kept: Mapping[str, Any] = (read_lock(projects[0].root) or {}).get(CHOSEN, {})
+    known = {project.variant.name: kept.get(project.variant.name, {}).get(PRECISION) for project in asking}
+    if wrong := sorted({str(value) for value in known.values() if value is not None and value not in PRECISIONS}):
+        step = f'delete "{CHOSEN}" from it, or take it from version control'
+        raise InputError(Fault(FILE, f"{PRECISION}: no such type", ", ".join(PRECISIONS), ", ".join(wrong), step))
+    here = None if all(known.values()) else best_precision(environment)
+    return [_with(project, known[project.variant.name] or here) if project in asking else project
+            for project in projects]  # fmt: skip
+
+
+def _with(project: Project, precision: str | None) -> Project:
+    assert precision is not None
+    train = {**project.train, "precision": precision}
+    return replace(project, train=train, chosen={**project.chosen, PRECISION: precision})
