@@ -55,7 +55,7 @@ prompts = ["what is two and two?"]
 required = false
 at_most = 0.1
 """
-_REAL = {"base", "dataset", "data", "config", "gate", "report"}
+_REAL = {"base", "dataset", "data", "config", "tokens", "gate", "report"}
 
 
 class Built:

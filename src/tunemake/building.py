@@ -23,7 +23,7 @@ from tunemake.plugins import Plugins, installed_version
 from tunemake.process import Event, RunStage, run_stage
 from tunemake.project import Project
 from tunemake.remote_store import RemoteStore
-from tunemake.shares import Share, share
+from tunemake.shares import Share, share, threads
 from tunemake.stage import Need, Stage
 from tunemake.stages import Job
 from tunemake.staleness import Decides, reasons
@@ -31,7 +31,10 @@ from tunemake.store import Store
 from tunemake.withholding import after, gate_of, needed, verdict, withheld_by
 
 Stamp = tuple[int, int, int]
-_HEAVY = ("torch", "transformers", "peft", "datasets", "xtuner", "mmengine", "bitsandbytes", "tokenizers", "numpy")
+_WITHOUT_TORCH = {"USE_TORCH": "0", "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1"}
+_HEAVY = (
+    "torch", "transformers", "peft", "datasets", "xtuner", "mmengine", "bitsandbytes", "tokenizers", "numpy", "pyarrow",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -264,6 +267,10 @@ class Builder:
 
     def _share(self, stage: Stage, watch: Callable[[Event], None]) -> AbstractContextManager[Share]:
         """Take a GPU for what runs a model, and a share of the threads."""
+        if stage.kind == "tokens":
+            # A tokenizer of transformers' own needs no torch, which would take most of the memory.
+            light = {} if stage.parameters["trust_remote_code"] else _WITHOUT_TORCH
+            return nullcontext((threads(self.project.machine) | light, []))
         if stage.kind in {"train", "baseline", "select", "evaluate"} or (
             "base" in stage.needs and stage.kind == "dataset"
         ):

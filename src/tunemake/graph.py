@@ -1,7 +1,7 @@
 """Project and plugins to stages; pure, touches no disk.
 
-base ──────┬─▶ config ─┐
-dataset:* ─┴─▶ data ───┴─▶ train ─▶ select ─▶ adapter ─▶ merge ─▶ evaluate ─▶ report ─▶ gate ─▶ export
+base ──────┬─▶ config ───────────┐
+dataset:* ─┴─▶ data ──▶ tokens ──┴─▶ train ─▶ select ─▶ adapter ─▶ merge ─▶ evaluate ─▶ report ─▶ gate ─▶ export
 """
 
 from __future__ import annotations
@@ -18,28 +18,32 @@ from tunemake.judging import data_file, link, selects
 from tunemake.project import SCHEMA, Dataset, Project
 from tunemake.reporting import report
 from tunemake.stage import CHECKPOINTS, MODEL, Need, Stage
+from tunemake.tokenising import tokens, tokens_file
 
 
 def stages(
     project: Project, needs_base: Callable[[str, Mapping[str, Any]], bool], template: Mapping[str, Any],
-    config_sources: Sequence[str], variants: Sequence[str] = (),
+    config_sources: Sequence[str], variants: Sequence[str] = (), *, makes_tokens: str | None = None,
 ) -> list[Stage]:  # fmt: skip
     """Give the project's stages, each after those that it needs.
 
     needs_base: says it of a generator, by name and parameters. template: the prompt template that the project names.
     config_sources: the files that the training config's template is made of. variants: the names of all.
+    makes_tokens: why the training makes its tokens itself; None where a stage makes them for it.
     """
-    base = _base(project)
+    base, tokens_path = _base(project), tokens_file(project) if makes_tokens is None else ""
     heavy = [d for d in project.datasets if needs_base(d.generator, d.parameters)]
     light = [d for d in project.datasets if d not in heavy]
     # What can be wrong and is quickly made comes first: an empty dataset is told before a model is fetched.
     made = [_dataset(project, dataset, None) for dataset in light]
-    made += [base, _config(project, template, base, config_sources)]
+    made += [base, _config(project, template, base, config_sources, tokens_path)]
     made += [_dataset(project, dataset, template) for dataset in heavy]
     made.append(_data(project))
+    if makes_tokens is None:
+        made.append(tokens(project, template))
     if project.evaluate is not None:  # before the training: a probe that cannot score is told then
         made.append(judging.baseline(project, template))
-    made.append(_train(project, template))
+    made.append(_train(project, template, makes_tokens))
     if selects(project):
         made.append(judging.select(project, template))
     if project.train["method"] != "full":
@@ -47,7 +51,7 @@ def stages(
     made.append(_merge(project, template))
     if project.evaluate is not None:
         made.append(judging.evaluate(project, template))
-    made.append(report(project, variants=variants))
+    made.append(report(project, variants=variants, tokens=makes_tokens is None))
     if project.evaluate is not None:
         made.append(judging.gate_stage(project))  # after the report, which is there for a model that fails too
     if project.export is not None:
@@ -164,7 +168,9 @@ def _data(project: Project) -> Stage:
     )  # fmt: skip
 
 
-def _config(project: Project, template: Mapping[str, Any], base: Stage, sources: Sequence[str]) -> Stage:
+def _config(
+    project: Project, template: Mapping[str, Any], base: Stage, sources: Sequence[str], tokens_path: str
+) -> Stage:
     name = xtuner.config_template(project.train)
     own = deepspeed.source(project.train.get("deepspeed"))
     settings = (deepspeed.SETTINGS,) if "deepspeed" in project.train else ()
@@ -173,6 +179,7 @@ def _config(project: Project, template: Mapping[str, Any], base: Stage, sources:
         parameters={
             "project": project.name, "seed": project.seed, "model": project.model["source"],
             "model_path": f"{base.link}/model", "data_path": f"{link(project, 'data')}/{data_file(project)}",
+            "tokens_path": tokens_path,
             "trust_remote_code": project.model["trust_remote_code"], "prompt_template": dict(template),
             "data": _training_data(project), "train": _without_template(project.train), "template": name,
             # Only a config that has values of its own asks which of ours are meant to replace them.
@@ -182,7 +189,9 @@ def _config(project: Project, template: Mapping[str, Any], base: Stage, sources:
         },
         link=link(project, "config"), outputs=("train.py", "decides.py", "extends.py", *settings),
         needs={"base": Need("base", ("model.json",))}, sources=(*sources, *([own] if own is not None else [])),
-        titles={"seed": "project.seed", "model": "model.source", "template": "train.template"},
+        titles={
+            "seed": "project.seed", "model": "model.source", "template": "train.template", "tokens_path": "tokens",
+        },
     )  # fmt: skip
 
 
@@ -194,7 +203,7 @@ def _training_data(project: Project) -> dict[str, Any]:
     return {name: project.data[name] for name in ("max_length", "packing")}
 
 
-def _train(project: Project, template: Mapping[str, Any]) -> Stage:
+def _train(project: Project, template: Mapping[str, Any], makes_tokens: str | None) -> Stage:
     shape = schema.load_schema(SCHEMA)["properties"]["train"]
     deciding, running = schema.parted("run", _without_template(project.train), shape)
     if project.train["method"] == "full":
@@ -212,6 +221,11 @@ def _train(project: Project, template: Mapping[str, Any]) -> Stage:
         "base": MODEL,
         "data": Need("data", (data_file(project),)),
     }
+    links = {"base": base_link(project), "data": link(project, "data")}
+    if makes_tokens is None:
+        # What they are made of decides the weights and is counted; so a training from before there were any is fresh.
+        needs["tokens"] = Need("tokens", ())
+        links["tokens"] = link(project, "tokens")
     return Stage(
         name="train", kind="train", doc="the training itself",
         asked=tuple(stopping), sources=tuple(dict.fromkeys(files)),
@@ -221,7 +235,7 @@ def _train(project: Project, template: Mapping[str, Any]) -> Stage:
         runtime={
             **running, "questions": asked, "export": (project.export or {}).get("formats", []),
             "template": _template_check(project, template),
-            "links": {"base": base_link(project), "data": link(project, "data")},
+            "links": links, "makes_tokens": makes_tokens,
         },
         link=link(project, "train"), outputs=("last_checkpoint", "metrics.jsonl"), needs=needs, resumes=True,
         titles={**{name: f"train.{name}" for name in deciding}, "seed": "project.seed", "gpus": "launch.gpus"},

@@ -51,11 +51,13 @@ def _builder(root: Path, alone: bool, run: RunStage) -> Builder:  # noqa: FBT001
     projects, names = [], [project.variant.name for project in variants]
     whole = [_training_template(declared) for declared in variants]
     look_at(root / LOCK)
-    chosen = resolved([project for project, _ in whole], machine_environment())
-    for project, (_, sources) in zip(chosen, whole, strict=True):
+    chosen = resolved([project for project, _, _ in whole], machine_environment())
+    for project, (_, sources, makes_tokens) in zip(chosen, whole, strict=True):
         _check(project, plugins)
         template = plugins.prompt_template(project.model["prompt_template"])
-        made[project.variant.name] = graph.stages(project, plugins.needs_base, template, sources, names)
+        made[project.variant.name] = graph.stages(
+            project, plugins.needs_base, template, sources, names, makes_tokens=makes_tokens
+        )
         _raise_all(project, _training_config(made[project.variant.name]))
         projects.append(project)
     return Builder(projects, graph.combined(made), plugins, store, run)
@@ -74,16 +76,20 @@ def _raise_all(project: Project, found: Found) -> None:
         raise ProjectError(sorted(project.placed(found), key=lambda fault: (fault.line or 0, fault.column or 0)))
 
 
-def _training_template(project: Project) -> tuple[Project, list[str]]:
-    """Give the project with the values that its training template holds itself, and the files this is made of."""
+def _training_template(project: Project) -> tuple[Project, list[str], str | None]:
+    """Give the project with the values that its training template holds itself, and the files this is made of.
+
+    The last: why a training by it makes its tokens itself, or None.
+    """
     try:
         template = xtuner.config_template(project.train)
         sources = xtuner.config_sources(template, project.root)
         own = xtuner.own_values(template)
+        makes_tokens = xtuner.makes_tokens(template, project.root)
     except InputError as error:
         _raise_all(project, _at(("train", "template"), error.faults))
         raise
-    return project.with_values(own), sources
+    return project.with_values(own), sources, makes_tokens
 
 
 def _training_config(made: Iterable[Stage]) -> Found:

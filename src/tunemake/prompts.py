@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from string import Formatter
 from typing import Any, NamedTuple
 
@@ -171,7 +172,13 @@ def as_chat_template(template: Mapping[str, Any], *, bos: bool, gaps: Gaps = Gap
 
 def _filled(text: str, system: str, asked: str, turn: int) -> str:
     values = {"{system}": system, "{input}": asked, "{round}": str(turn)}
-    return "".join(values.get(part, part) for part in _FIELDS.split(text))
+    return "".join(values.get(part, part) for part in _parts(text))
+
+
+@cache
+def _parts(text: str) -> list[str]:
+    """Cut a template's text at its fields; there are few such texts, and each is filled for every turn of the data."""
+    return _FIELDS.split(text)
 
 
 def _output(text: str) -> str:

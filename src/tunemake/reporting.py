@@ -13,8 +13,8 @@ from tunemake.stage import Need, Stage
 _TOLD_OF_BASE = ("model.json", "model/*.json", "model/*.jinja")
 
 
-def report(project: Project, *, variants: Sequence[str] = ()) -> Stage:
-    """Give the stage. variants: names of all, which its page compares."""
+def report(project: Project, *, variants: Sequence[str] = (), tokens: bool = True) -> Stage:
+    """Give the stage. variants: names of all, which its page compares. tokens: a stage makes them for the training."""
     shape = schema.load_schema(SCHEMA)["properties"]["train"]
     deciding, _ = schema.parted("run", project.train, shape)
     return Stage(
@@ -27,7 +27,7 @@ def report(project: Project, *, variants: Sequence[str] = ()) -> Stage:
             "bounds": bounds_of(project) if project.evaluate is not None else [], **project.card,
         },
         runtime={"variants": list(variants)},
-        link=link(project, "report"), outputs=("report.html", "README.md"), needs=_needs(project),
+        link=link(project, "report"), outputs=("report.html", "README.md"), needs=_needs(project, tokens),
         titles={
             "project": "project.name", "base": "model.source", "prompt_template": "model.prompt_template",
             "bounds": "evaluate.probe",
@@ -35,13 +35,14 @@ def report(project: Project, *, variants: Sequence[str] = ()) -> Stage:
     )  # fmt: skip
 
 
-def _needs(project: Project) -> dict[str, Need]:
+def _needs(project: Project, tokens: bool) -> dict[str, Need]:  # noqa: FBT001
     needs = {
         "base": Need("base", _TOLD_OF_BASE),
         # Shown among what the model was made from; none of their files is read.
         **{f"dataset:{dataset.name}": Need(f"dataset:{dataset.name}", ()) for dataset in project.datasets},
         "data": Need("data", (data_file(project), data_file(project, "held_out"))),
         "config": Need("config", ()),
+        **({"tokens": Need("tokens", ())} if tokens else {}),
         "train": Need("train", ("metrics.jsonl", "answers.jsonl")),
     }
     if project.evaluate is not None:

@@ -28,10 +28,10 @@ def share(machine: Mapping[str, Any], say: Callable[[str], None], processes: int
     by a lock that all of a user's builds on this machine know; the kernel drops it when the last process that holds it
     ends. say: told where the stage has to wait for one.
     """
-    threads = _threads(machine, processes)
+    told = threads(machine, processes)
     gpus = _gpus(machine, os.environ)
     if not gpus:
-        yield threads, []
+        yield told, []
         return
     if len(gpus) < processes:
         raise StageError(Fault("launch.gpus", "more than stages may have", f"at most {len(gpus)}", str(processes)))
@@ -39,7 +39,7 @@ def share(machine: Mapping[str, Any], say: Callable[[str], None], processes: int
     with ExitStack() as held:
         for file in taken.values():
             held.enter_context(file)
-        yield threads | {"CUDA_VISIBLE_DEVICES": ",".join(taken)}, [file.fileno() for file in taken.values()]
+        yield told | {"CUDA_VISIBLE_DEVICES": ",".join(taken)}, [file.fileno() for file in taken.values()]
 
 
 def side_by_side(arguments: Sequence[str]) -> int:
@@ -48,14 +48,15 @@ def side_by_side(arguments: Sequence[str]) -> int:
     return max(1, int(told[1])) if told else 1
 
 
-def _threads(machine: Mapping[str, Any], processes: int) -> dict[str, str]:
+def threads(machine: Mapping[str, Any], processes: int = 1) -> dict[str, str]:
+    """Give what a stage's environment must say for its share of the threads: torch's, and those of tokenizers."""
     count = machine.get("threads")
     together = side_by_side(sys.argv[1:]) * processes
     if count is None:
         if together == 1 or "OMP_NUM_THREADS" in os.environ:
             return {}
         count = max(1, _cores() // together)
-    return {"OMP_NUM_THREADS": str(count)}
+    return {"OMP_NUM_THREADS": str(count), "RAYON_NUM_THREADS": str(count)}
 
 
 def _gpus(machine: Mapping[str, Any], environment: Mapping[str, str]) -> list[str]:

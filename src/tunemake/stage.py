@@ -10,10 +10,11 @@ from typing import Any
 from tunemake import models
 from tunemake.variants import DEFAULT
 
-# Raise a stage's version when it makes other content of the same inputs: every project then makes it anew.
+# Raise a stage's version when it makes other content of the same inputs: every project then makes it anew. That of
+# train goes up with that of tokens where the rows are others: train counts what they are made of, and not them.
 VERSIONS = {
-    "base": 2, "dataset": 2, "data": 2, "config": 2, "train": 1, "baseline": 1, "select": 1, "adapter": 1, "merge": 3,
-    "evaluate": 2, "gate": 1, "report": 1, "export": 1,
+    "base": 2, "dataset": 2, "data": 2, "config": 2, "tokens": 1, "train": 1, "baseline": 1, "select": 1,
+    "adapter": 1, "merge": 3, "evaluate": 2, "gate": 1, "report": 1, "export": 1,
 }  # fmt: skip
 
 
@@ -40,6 +41,8 @@ class Need:
 
 CHECKPOINTS = ("iter_*.pth", "iter_*.pth/**")  # DeepSpeed's are folders
 MODEL = Need("base", ("model/**",), tuple(f"model/{name}*" for name in models.LEGAL))
+# What a tokenizer may read: all but the weights.
+TOKENIZER = Need("base", MODEL.files, (*MODEL.without, "model/*.safetensors*", "model/generation_config.json"))
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def test_what_was_made_from_a_training_waits_for_its_gate(build):
     waiting = withheld_by(stages, "gate")
     assert waiting == ["train", "select", "adapter", "merge", "evaluate", "report", "gate"]
     assert [name for name in stages if gate_of(stages, name) is None] == [
-        "dataset:identity", "base", "config", "data", "baseline",
+        "dataset:identity", "base", "config", "data", "tokens", "baseline",
     ]  # fmt: skip
 
 

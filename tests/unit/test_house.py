@@ -85,6 +85,7 @@ ORDER = [
     "judging",
     "exporting",
     "reporting",
+    "tokenising",
     "graph",
     "withholding",
     "building",

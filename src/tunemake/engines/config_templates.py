@@ -86,6 +86,12 @@ def _used(text: str) -> Iterator[tuple[int, str | None, str]]:
             yield from ((line, used, tag[1]) for used in names)
 
 
+def names_value(name: str, project: Path | None, value: str) -> bool:
+    """Say whether any file that a template is made of names a value."""
+    files = template_files(name, project)
+    return any(value in shelves.find("templates", file, project).read_text("utf-8") for file in files)
+
+
 def render(name: str, values: Mapping[str, Any], project: Path | None) -> str:
     """Render a template of Python: in Jinja's sandbox, every name defined, and the outcome parsed.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tunemake import prompts, schema, shelves
-from tunemake.engines import config_templates, xtuner_configs
+from tunemake.engines import config_templates, xtuner_configs, xtuner_tokens
 from tunemake.engines.launching import Launch
 from tunemake.engines.python_edits import PythonText
 from tunemake.engines.xtuner_additions import additions
@@ -20,6 +20,7 @@ from tunemake.faults import Fault, InputError
 from tunemake.json_lines import read_json_lines
 
 CONFIG, DECIDES, EXTENDS = "train.py", "decides.py", "extends.py"
+TOKENS = "tokens.arrow"
 METHODS = ("full", "lora", "qlora")
 ROOT = "TUNEMAKE_ROOT"  # the environment variable that names the project's folder to a training
 PROCESS = "tunemake.engines.xtuner_process"  # the module that runs XTuner
@@ -90,6 +91,15 @@ def own_values(template: str) -> dict[str, Any]:
     return xtuner_configs.own_values(PythonText(place.path.read_text("utf-8")))
 
 
+def makes_tokens(template: str, project: Path) -> str | None:
+    """Say why a template's training makes its tokens itself, or None where it reads those that were made before."""
+    if template.startswith(xtuner_configs.PREFIX):
+        place = xtuner_configs.builtin_config(template.removeprefix(xtuner_configs.PREFIX))
+        return xtuner_tokens.makes_tokens(PythonText(place.path.read_text("utf-8")))
+    known = config_templates.names_value(template, project, "tokens_path")
+    return None if known else f"templates/xtuner/{template}.py.jinja names no tokens_path"
+
+
 def render_config(values: Mapping[str, Any], project: Path | None) -> str:
     """Render a complete XTuner config from values (see stages/config.py for their names).
 
@@ -101,6 +111,19 @@ def render_config(values: Mapping[str, Any], project: Path | None) -> str:
     return config_templates.render(
         values["template"], {**values, "prompt_template": prompts.as_xtuner(values["prompt_template"])}, project
     )
+
+
+def training_config(values: Mapping[str, Any], project: Path | None) -> tuple[str, str | None]:
+    """Render the config that trains; give it, and why it makes its tokens itself where it was to read them.
+
+    It was to where values name a tokens_path. Raises InputError as render_config does.
+    """
+    whole = render_config(values, project)
+    if not values["tokens_path"] or values["template"].startswith(xtuner_configs.PREFIX):
+        return whole, None
+    plain = render_config({**values, "tokens_path": ""}, project)
+    why = xtuner_tokens.unlike(PythonText(plain), PythonText(whole), values)
+    return (whole, None) if why is None else (plain, why)
 
 
 def check_places(values: Mapping[str, Any]) -> None:
@@ -130,7 +153,8 @@ def deciding_values(values: Mapping[str, Any]) -> dict[str, Any]:
     A config rendered with them changes exactly when the weights may; what model and data hold is digested apart.
     """
     shape = schema.load_schema("project.schema.json")["properties"]["train"]
-    names = dict.fromkeys(("project", "model", "model_path", "data_path"), "")
+    # Without a path to tokens a config makes them itself, by XTuner's own function: what comes out is the same.
+    names = dict.fromkeys(("project", "model", "model_path", "data_path", "tokens_path"), "")
     running = {f"train.{key}" for key in schema.parted("run", shape["properties"], shape)[1]}
     declared = [place for place in values["declared"] if ".".join(place.split(".")[:2]) not in running]
     template = {**values["prompt_template"], "stop_words": []}  # training ends nothing by them

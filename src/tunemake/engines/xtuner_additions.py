@@ -22,7 +22,7 @@ def additions(config: PythonText, values: Mapping[str, Any]) -> str:
     """Give the lines that follow an edited config.
 
     config: it, with its tree as XTuner wrote it. values: those of the config stage. What the lines change: tokenizer,
-    custom_hooks, the data's map_num_proc, and where it is not so already visualizer, randomness, trust_remote_code
+    custom_hooks, the data, and where it is not so already visualizer, randomness, trust_remote_code
     and the type of a warm-up.
     """
     rises = warms_up(config, values)
@@ -30,6 +30,7 @@ def additions(config: PythonText, values: Mapping[str, Any]) -> str:
     ours = ["AnswersHook", "MetricsHook", "SeedHook", "StopHook", *extra, "load_tokenizer"]
     lines = [f"from tunemake.engines.xtuner_hooks import {', '.join(ours)}"]
     lines += ["from tunemake.engines.early_stop import EarlyStopHook"] if "early_stop" in values["train"] else []
+    lines += ["from tunemake.engines.xtuner_data import token_rows"] if values["tokens_path"] else []
     lines += [""]
     lines += ["# The beginning-of-sequence token once, or not at all."]
     lines += ['tokenizer["type"] = load_tokenizer', 'tokenizer["prompt_template"] = prompt_template']
@@ -39,7 +40,12 @@ def additions(config: PythonText, values: Mapping[str, Any]) -> str:
     lines += _hooks(config, values)
     if rises:
         lines += ['param_scheduler[0]["type"] = WarmUp  # over two iterations at least']
-    lines += [f'{_data(config)}["map_num_proc"] = None  # this process, not 32 of them']
+    if values["tokens_path"]:
+        lines += ["# Made before, by the values above: what process_hf_dataset would make of them."]
+        lines += [f"{_data(config)}.clear()"]
+        lines += [f"{_data(config)}.update(type=token_rows, path={values['tokens_path']!r})"]
+    else:
+        lines += [f'{_data(config)}["map_num_proc"] = None  # this process, not 32 of them']
     if "project.seed" not in values["declared"]:
         lines += [f'randomness["seed"] = {values["seed"]}  # a build comes out the same twice']
     if trackers := values["train"]["trackers"]:

@@ -22,31 +22,21 @@ from mmengine.hooks import Hook
 from mmengine.optim import LinearLR
 from mmengine.registry import PARAM_SCHEDULERS, VISUALIZERS
 from mmengine.visualization import Visualizer
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from xtuner.registry import BUILDER
 
 from tunemake.contracts import Message
 from tunemake.engines.trackers import tracker
+from tunemake.engines.xtuner_tokenizer import load_tokenizer
 from tunemake.generation import Answers
-from tunemake.prompts import bos_of, from_xtuner
+from tunemake.prompts import from_xtuner
+
+__all__ = [
+    "AnswersHook", "MetricsHook", "SeedHook", "StopHook", "Trackers", "WarmUp", "answering", "append", "keep_until",
+    "load_tokenizer",
+]  # fmt: skip
 
 METRICS, ANSWERS = "metrics.jsonl", "answers.jsonl"
 STOPPED = ".stopped"  # names of checkpoints that StopHook saved, one a line
-
-
-def load_tokenizer(
-    pretrained_model_name_or_path: str, prompt_template: dict[str, Any], **options: Any
-) -> PreTrainedTokenizerBase:
-    """Load a model's tokenizer such that XTuner puts the beginning-of-sequence token once, or not at all.
-
-    XTuner puts it before every conversation. Where the template's own text begins with it (ChatML with a tokenizer
-    whose bos is <|im_start|>) it would stand there twice, and where the tokenizer has none XTuner fails.
-    """
-    tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **options)
-    kind = type(tokenizer)
-    if bos_of(from_xtuner(prompt_template), tokenizer.bos_token, kind.__name__) is None:
-        tokenizer.__class__ = type(kind.__name__, (kind,), {"bos_token_id": property(lambda _self: [])})
-    return tokenizer
 
 
 @VISUALIZERS.register_module()

@@ -21,11 +21,12 @@ MOST_ANSWERS = 100  # shown of a probe
 _EXAMPLE: Sequence[Message] = ({"role": "user", "content": "Who are you?"},)
 
 
-def training(folder: Path) -> dict[str, Any]:
+def training(folder: Path, made: Path | None = None) -> dict[str, Any]:
     """Give a training's rows and sums.
 
     rows: of metrics.jsonl, each with tokens_per_second. seconds: of the iterations alone; padding: share of the
     tokens. answers: by prompt, in order of iteration.
+    packs: what the tokens artifact in the folder `made`, if there is one, tells of how full they are; None without.
     """
     rows = read_json_lines(folder / "metrics.jsonl")
     rows = [{**row, "tokens_per_second": row["tokens"] / max(row["seconds"], 1e-9)} for row in rows]
@@ -41,8 +42,13 @@ def training(folder: Path) -> dict[str, Any]:
         "padding": 1 - tokens / padded if padded else 0.0, "speed": tokens / seconds if seconds else None,
         "peak_bytes": max((row["peak_bytes"] for row in rows), default=None), "answers": answers,
         "environment": record.get("environment", {}), "ended_early": record.get("facts", {}).get("ended_early", False),
-        "resumed_from": record.get("facts", {}).get("resumed_from"),
+        "packs": _packs(made), "resumed_from": record.get("facts", {}).get("resumed_from"),
     }  # fmt: skip
+
+
+def _packs(made: Path | None) -> dict[str, Any] | None:
+    facts: dict[str, Any] = (read_record(made) or {}).get("facts", {}) if made is not None else {}
+    return facts if "filled" in facts else None
 
 
 def checkpoints(folder: Path | None) -> dict[str, Any] | None:

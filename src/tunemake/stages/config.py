@@ -15,16 +15,20 @@ from tunemake.stages import Job
 def run(job: Job) -> dict[str, Any]:
     """Write work/train.py, work/decides.py and work/extends.py; work/deepspeed.json where DeepSpeed trains.
 
-    parameters: project, seed, model, model_path, data_path (both relative to the project), trust_remote_code,
-    prompt_template, data and train (the tables of project.toml), template (its name), declared (names of the
-    values that project.toml gives, where the template has values of its own).
+    parameters: project, seed, model, model_path, data_path, tokens_path (all three relative to the project; the last
+    is "" where the training makes its tokens itself), trust_remote_code, prompt_template, data and train (the tables
+    of project.toml), template (its name), declared (names of the values that project.toml gives, where the template
+    has values of its own).
     """
     model = json.loads((job.inputs["base"] / "model.json").read_text("utf-8"))
     if faults := model_faults(model, job.parameters):
         raise ModelError(faults)
     template = resolved(job.parameters["prompt_template"], job.inputs["base"] / "model")
     values = {**job.parameters, "prompt_template": template}
-    (job.work / xtuner.CONFIG).write_text(xtuner.render_config(values, job.root), "utf-8")
+    text, why = xtuner.training_config(values, job.root)
+    if why is not None:
+        job.say(f"the training makes its tokens itself, and reads none of those made before: {why}")
+    (job.work / xtuner.CONFIG).write_text(text, "utf-8")
     decides = xtuner.render_config(xtuner.deciding_values(values), job.root)
     (job.work / xtuner.DECIDES).write_text(decides, "utf-8")
     extends = xtuner.render_config(xtuner.without_length(xtuner.deciding_values(values)), job.root)

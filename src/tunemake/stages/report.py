@@ -26,8 +26,8 @@ def run(job: Job) -> dict[str, Any]:
     parameters: project, variant, base (its source), datasets (name, generator, parameters), bounds (as the gate's),
     train (the table), prompt_template (its name); where there are: license, languages, base_model (its name on a hub).
     runtime: variants, their names, which the page compares as they are now; may be absent.
-    inputs: train, data, base, merge; where there are: select, evaluate, adapter. Any more are shown among what the
-    model was made from.
+    inputs: train, data, base, merge; where there are: select, evaluate, adapter, tokens. Any more are shown among
+    what the model was made from.
     """
     given, own = job.inputs, job.parameters
     evaluation = run_figures.evaluation(given.get("evaluate"), own["bounds"])
@@ -38,7 +38,8 @@ def run(job: Job) -> dict[str, Any]:
     nodes = lineage.lineage(given)
     variants = job.runtime.get("variants", [])
     shown = Shown(
-        parameters=own, base=base, data=data, evaluation=evaluation, training=run_figures.training(given["train"]),
+        parameters=own, base=base, data=data, evaluation=evaluation,
+        training=run_figures.training(given["train"], given.get("tokens")),
         checkpoints=run_figures.checkpoints(given.get("select")), nodes=nodes,
         history=lineage.history(job.root / "build" / "log.jsonl", nodes),
         variants=[asdict(row) for row in compared(job.root, variants)] if len(variants) > 1 else [],

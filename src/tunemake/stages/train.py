@@ -35,7 +35,8 @@ def run(job: Job) -> dict[str, Any]:
     """Fill work with iter_*.pth, last_checkpoint, metrics.jsonl and answers.jsonl.
 
     runtime: what decides how it runs, and the probes' prompts, so that one that is trained on is told before the work.
-    inputs: base, data, config. The config names their files by the links that show them, which runtime's links tell.
+    inputs: base, data, config, and tokens where it reads them. The config names their files by the links that show
+    them, which runtime's links tell.
     """
     questions = {where: questions_of(job.root, told, where) for where, told in job.runtime["questions"].items()}
     refuse_trained(questions, samples_file(job.inputs["data"], TRAIN))
@@ -47,6 +48,8 @@ def run(job: Job) -> dict[str, Any]:
         raise StageError(absent)
     _check_template(job)
     export.refuse(job.inputs["base"] / "model", job.runtime.get("export", ()))
+    if (why := job.runtime["makes_tokens"]) is not None:
+        job.say(f"the training makes its tokens itself: {why}")
     launch = _launch(job)
     newest, torn = xtuner.newest_whole_checkpoint(job.work, launch.processes)
     for path in torn:

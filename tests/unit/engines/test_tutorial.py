@@ -37,11 +37,17 @@ BY_HAND = [
 
 @pytest.fixture(scope="module")
 def configs(tmp_path_factory):
-    """The config edited by hand, what tunemake edits, and the whole that trains: each as XTuner loads it."""
+    """The config edited by hand, what tunemake edits, and the whole that trains: each as XTuner loads it.
+
+    itself: the whole, but that it makes its tokens itself.
+    """
     root = tmp_path_factory.mktemp("tutorial")
     shutil.copy(EXAMPLE, root / "project.toml")
     (root / "models" / "internlm2-chat-1_8b").mkdir(parents=True)
-    whole = xtuner.render_config(builtin.values(root), root)
+    values = builtin.values(root)
+    whole, why = xtuner.training_config(values, root)
+    assert why is None
+    itself = xtuner.render_config({**values, "tokens_path": ""}, root)
     by_hand = xtuner_configs.builtin_config(CONFIG).path.read_text("utf-8")
     for old, new in BY_HAND:
         assert by_hand.count(old) == 1, old
@@ -50,7 +56,12 @@ def configs(tmp_path_factory):
     made.mkdir()
     edited, mark, added = whole.partition(MARK)
     assert mark
-    for name, text in {"by_hand": by_hand, "edited": edited + added.splitlines()[0], "whole": whole}.items():
+    for name, text in {
+        "by_hand": by_hand,
+        "edited": edited + added.splitlines()[0],
+        "whole": whole,
+        "itself": itself,
+    }.items():
         (made / f"{name}.py").write_text(text, "utf-8")
     return builtin.loaded(made)
 
@@ -64,9 +75,24 @@ def test_what_is_declared_gives_the_config_that_the_tutorial_edits_by_hand(confi
     }  # fmt: skip
 
 
+def test_the_tokens_are_read_where_the_config_would_make_them(configs):
+    """The data is one call in place of another; what that one says, the stage tokens was told as well."""
+    whole, itself = configs["whole"], configs["itself"]
+    read = {"type": "tunemake.engines.xtuner_data.token_rows", "path": "build/default/tokens/tokens.arrow"}
+    made = itself["alpaca_en"]
+    assert whole["alpaca_en"] == whole["train_dataloader"]["dataset"] == read
+    assert itself["train_dataloader"]["dataset"] == made
+    assert (made["max_length"], made["pack_to_max_length"], made["shuffle_before_pack"]) == (1024, True, True)
+    put_back = {**whole, "alpaca_en": made, "train_dataloader": {**whole["train_dataloader"], "dataset": made}}
+    assert put_back == itself
+
+
 def test_what_tunemake_adds_is_this_and_nothing_else(configs):
-    """The whole differs from the hand-edited config in the values that are set back here, one by one."""
-    whole, by_hand = configs["whole"], configs["by_hand"]
+    """The whole differs from the hand-edited config in the values that are set back here, one by one.
+
+    But for the data, of which the test above tells.
+    """
+    whole, by_hand = configs["itself"], configs["by_hand"]
     stock = by_hand["tokenizer"]["type"]
     for tokenizer in (whole["tokenizer"], whole["alpaca_en"]["tokenizer"], whole["custom_hooks"][0]["tokenizer"],
                       whole["train_dataloader"]["dataset"]["tokenizer"]):  # fmt: skip

@@ -19,6 +19,7 @@ def values(**train):
     return {
         "template": train.pop("template", train.get("method", "lora")), "declared": [],
         "project": "p", "seed": 1, "model": "m", "model_path": "build/base/m/model", "data_path": "d.json",
+        "tokens_path": train.pop("tokens_path", "t.arrow"),
         "trust_remote_code": False, "prompt_template": TEMPLATE, "data": schema.with_defaults({}, shape["data"]),
         "train": schema.with_defaults({"steps": 3, **train}, shape["train"]),
     }  # fmt: skip
@@ -27,8 +28,10 @@ def values(**train):
 @pytest.mark.parametrize("method", ["full", "lora", "qlora"])
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-def test_every_combination_gives_python_without_unused_imports(method, schedule, precision, tmp_path):
-    text = xtuner.render_config(values(method=method, schedule=schedule, precision=precision), tmp_path)
+@pytest.mark.parametrize("tokens_path", ["t.arrow", ""])
+def test_every_combination_gives_python_without_unused_imports(method, schedule, precision, tokens_path, tmp_path):
+    told = values(method=method, schedule=schedule, precision=precision, tokens_path=tokens_path)
+    text = xtuner.render_config(told, tmp_path)
     tree = ast.parse(text)
     imported = {
         alias.asname or alias.name

@@ -1,5 +1,7 @@
 """XTuner's built-in configs: every one is refused with a reason, or takes every value that a project declares."""
 
+from collections import Counter
+
 import builtin
 import pytest
 
@@ -92,20 +94,38 @@ def all_edited(tmp_path_factory):
     """Every config that can serve, with every value declared, as XTuner loads it; and why the others cannot."""
     root = tmp_path_factory.mktemp("all")
     made = root / "made"
-    made.mkdir()
+    for folder in (made, root / "itself"):
+        folder.mkdir()
     values = builtin.project(root, "xtuner:internlm2_1_8b_qlora_alpaca_e3", **DECLARED)
     refused = {}
     for name, why in every_config():
         if why is not None:
             refused[name] = why
             continue
-        text = xtuner.render_config({**values, "template": f"xtuner:{name}"}, root)
-        (made / f"{name.rpartition('/')[2]}.py").write_text(text, "utf-8")
-    return builtin.loaded(made), refused
+        told = {**values, "template": f"xtuner:{name}"}
+        path = "" if xtuner.makes_tokens(told["template"], root) else values["tokens_path"]
+        for folder, tokens in ((made, path), (root / "itself", "")):
+            text = xtuner.render_config({**told, "tokens_path": tokens}, root)
+            (folder / f"{name.rpartition('/')[2]}.py").write_text(text, "utf-8")
+    return builtin.loaded(made), refused, builtin.loaded(root / "itself")
+
+
+@pytest.fixture(scope="module")
+def itself(all_edited):
+    """The same, each making its tokens itself."""
+    return all_edited[2]
+
+
+def data_of(config):
+    data = config["train_dataloader"]["dataset"]
+    if data["type"].endswith("ConcatDataset"):
+        assert len(data["datasets"]) == 1
+        data = data["datasets"][0]
+    return data
 
 
 def test_all_of_them_are_accounted_for(all_edited):
-    edited, refused = all_edited
+    edited, refused, _ = all_edited
     assert len(edited) + len(refused) == 593  # four names are there twice
     assert len(edited) == 450
     assert all(refused.values())
@@ -140,12 +160,45 @@ def test_every_declared_value_arrives_where_xtuner_reads_it(all_edited):
         assert config["randomness"] == {"seed": 7, "deterministic": True}, name
 
 
-def test_every_config_reads_the_project_s_samples_and_nothing_else(all_edited):
+def test_a_config_reads_the_tokens_or_has_data_of_a_form_that_they_are_not(all_edited, itself):
+    why = Counter()
     for name, config in all_edited[0].items():
-        data = config["train_dataloader"]["dataset"]
-        if data["type"].endswith("ConcatDataset"):
-            assert len(data["datasets"]) == 1, name
-            data = data["datasets"][0]
+        data, own = data_of(config), data_of(itself[name])
+        if data["type"] == "xtuner.dataset.process_hf_dataset":
+            assert data == own, name
+            why["varlen"] += own["use_varlen_attn"] is True
+            why["fewer"] += "max_dataset_length" in own
+            why["in order"] += own["shuffle_before_pack"] is False
+            continue
+        path = "build/default/tokens/tokens.arrow"
+        assert data == {"type": "tunemake.engines.xtuner_data.token_rows", "path": path}, name
+        assert own.get("use_varlen_attn", False) is False, name
+        assert (own["shuffle_before_pack"], own["remove_unused_columns"]) == (True, True), name
+        assert set(own) <= {
+            "type", "dataset", "tokenizer", "max_length", "dataset_map_fn", "template_map_fn", "remove_unused_columns",
+            "shuffle_before_pack", "pack_to_max_length", "use_varlen_attn", "map_num_proc",
+        }, name  # fmt: skip
+    assert why == {"varlen": 9, "fewer": 2, "in order": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("internlm2_1_8b_qlora_alpaca_e3", None),
+        ("internlm2_7b_full_finetune_custom_dataset_e1", "its data has use_varlen_attn = True"),
+    ],
+)
+def test_a_config_that_makes_its_tokens_itself_says_why(name, why, tmp_path):
+    builtin.project(tmp_path, f"xtuner:{name}")
+    stages = builtin.load_builder(tmp_path).stages
+    assert stages["train"].runtime["makes_tokens"] == why
+    assert ("tokens" in stages, "tokens" in stages["train"].needs) == (why is None, why is None)
+    assert bool(stages["config"].parameters["tokens_path"]) == (why is None)
+
+
+def test_every_config_reads_the_project_s_samples_and_nothing_else(itself):
+    for name, config in itself.items():
+        data = data_of(config)
         assert data["type"] == "xtuner.dataset.process_hf_dataset", name
         files = data["dataset"]["data_files"]
         read = files["train"] if isinstance(files, dict) else files[0]

@@ -81,6 +81,7 @@ def test_every_artifact_stands_after_those_that_it_was_made_from(page):
         "dataset:identity",
         "data",
         "config",
+        "tokens",
         "train",
         "baseline",
         "select",
