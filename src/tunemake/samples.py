@@ -18,6 +18,7 @@ from tunemake.contracts import Sample
 from tunemake.faults import Fault
 
 _CHUNK = 1000
+_text = json.JSONEncoder(ensure_ascii=False).encode
 Roles = tuple[str, ...]
 Bad = Callable[[str, list[Fault], object], None]
 
@@ -69,13 +70,15 @@ def write_samples(path: Path, lines: Iterable[bytes]) -> Tally:
 
     The list is the form of the OpenAI-format files that people exchange.
     """
+    from orjson import loads
+
     tally, waiting, written = Tally(), iter(lines), 0
     listed = path.suffix == ".json"
     with path.open("wb") as file:
         if listed:
             file.write(b"[")
         while chunk := list(islice(waiting, _CHUNK)):
-            samples = [json.loads(line) for line in chunk]
+            samples = [loads(line) for line in chunk]
             texts = [_indented(sample) for sample in samples] if listed else chunk
             opening = (b",\n" if written else b"\n") if listed else b""
             file.write(opening + (b",\n" if listed else b"\n").join(texts) + (b"" if listed else b"\n"))
@@ -202,5 +205,11 @@ def _wrong_order(roles: Roles) -> str:
 
 
 def _indented(sample: Sample) -> bytes:
-    text = json.dumps(sample, ensure_ascii=False, indent=4)
-    return ("    " + text.replace("\n", "\n    ")).encode()
+    """Give a sample as json.dumps does with indent=4, an item of a list; that has no C, and takes ten times as long."""
+    turns = ",\n".join(
+        "            {\n"
+        + ",\n".join(f"                {_text(key)}: {_text(value)}" for key, value in message.items())
+        + "\n            }"
+        for message in sample["messages"]
+    )
+    return f'    {{\n        "messages": [\n{turns}\n        ]\n    }}'.encode()

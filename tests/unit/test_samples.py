@@ -35,12 +35,16 @@ def test_samples_come_back_as_written_and_stay_readable(tmp_path, written):
         assert "说" in path.read_text("utf-8")
 
 
-@given(st.integers(0, 3))
-def test_a_list_is_the_json_that_everyone_else_writes(tmp_path_factory, number):
+MESSAGES = st.permutations(["role", "content"]).flatmap(
+    lambda keys: st.fixed_dictionaries({key: st.text(max_size=6) for key in keys})
+)
+
+
+@given(st.lists(st.fixed_dictionaries({"messages": st.lists(MESSAGES, min_size=1, max_size=3)}), max_size=3))
+def test_a_list_is_the_json_that_everyone_else_writes(tmp_path_factory, samples):
     path = tmp_path_factory.mktemp("list") / "t.json"
-    samples = [sample("user", "assistant")] * number
     write_samples(path, [json.dumps(one, ensure_ascii=False).encode() for one in samples])
-    assert path.read_text("utf-8") == json.dumps(samples, ensure_ascii=False, indent=4) + "\n"
+    assert path.read_bytes().decode() == json.dumps(samples, ensure_ascii=False, indent=4) + "\n"
 
 
 @pytest.mark.parametrize(

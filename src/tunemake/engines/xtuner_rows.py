@@ -64,8 +64,9 @@ class Encoder:
         if kind == "ChatGLMTokenizer":
             self._bos = "".join(map(str, _CHATGLM))
             self._marks[self._bos] = _CHATGLM
-        if own.eos_token is not None:
-            self._marks[own.eos_token] = [own.eos_token_id]
+        self._eos: str | None = own.eos_token
+        if self._eos is not None:
+            self._marks[self._eos] = [own.eos_token_id]
 
     def rows(self, samples: Iterable[Sample]) -> Iterator[Rows]:
         """Give samples as rows, some at a time, in order."""
@@ -77,7 +78,7 @@ class Encoder:
             yield self._rows(cut, dict(zip(texts, self._encoded(texts), strict=True)))
 
     def _pieces(self, sample: Sample) -> Iterator[Piece]:
-        pieces = pieces_of(self.template, sample["messages"], self._bos, self.tokenizer.eos_token)
+        pieces = pieces_of(self.template, sample["messages"], self._bos, self._eos)
         return (piece for piece in pieces if piece.text)
 
     def _encoded(self, texts: list[str]) -> Iterator[list[int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from array import array
 from collections.abc import Iterable, Iterator
 from itertools import compress
@@ -44,11 +43,12 @@ def samples_file(folder: Path, name: str) -> Path:
 
 def keys(lines: Iterable[bytes], seed: int) -> array[int]:
     """Give a 64-bit key for each sample, equal for equal conversations; the seed changes their order."""
+    from orjson import loads
     from xxhash import xxh3_64_intdigest
 
     found = array("Q")
     for line in lines:
-        turns = [turn for message in json.loads(line)["messages"] for turn in (message["role"], message["content"])]
+        turns = [turn for message in loads(line)["messages"] for turn in (message["role"], message["content"])]
         found.append(xxh3_64_intdigest("\0".join(turns).encode(), seed))
     return found
 
