@@ -344,7 +344,9 @@ class Builder:
 
 
 def _taken(stage: Stage, need: Need, folder: Path) -> dict[str, str]:
-    """Give the digests of the files that a stage takes from an artifact."""
+    """Give the digests of the files that a stage takes from an artifact; of one that decides nothing, none."""
+    if not need.files:
+        return {}
     record = read_record(folder)
     if record is None:
         raise InputError(Fault(stage.name, f"needs {need.stage}", next_step=f"run doit {need.stage}"))

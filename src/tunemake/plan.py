@@ -52,7 +52,7 @@ def plan(builder: Builder, wanted: Iterable[str] = (), tell: Tell = _silent) -> 
     moved: dict[str, Path] = {}
     for name, stage in builder.stages.items():
         if name in chosen:
-            above = [steps[need.stage] for need in stage.needs.values()]
+            above = [steps[need.stage] for need in stage.needs.values() if need.files]
             after = [step.stage for step in above if step.verdict in _UNKNOWN]
             steps[name] = _step(builder, name, after, moved, tell)
     return list(steps.values())

@@ -243,8 +243,8 @@ def test_a_build_made_again_comes_out_equal(built):
     built.built()
     done = built.run("tunemake", "reproduce", "--into", "../again")
     assert done.code == 0, done.told()
-    stages = ["dataset:identity", "base", "config", "data", "train", "adapter", "merge", "baseline", "evaluate",
-              "report", "gate"]  # fmt: skip
+    stages = ["dataset:identity", "base", "config", "data", "tokens", "train", "adapter", "merge", "baseline",
+              "evaluate", "report", "gate"]  # fmt: skip
     for stage in stages:
         assert f"{stage}: equal (" in done.out
     assert "so its tensors are compared" in done.out

@@ -8,12 +8,13 @@ import sys
 
 import pytest
 
+import tiny
 from conftest import wait_for
 
 pytestmark = pytest.mark.train
 
 EVERYTHING = [
-    "dataset:identity", "base", "config", "data", "baseline", "train", "adapter", "merge", "evaluate",
+    "dataset:identity", "base", "config", "data", "tokens", "baseline", "train", "adapter", "merge", "evaluate",
     "report", "gate",
 ]  # fmt: skip
 
@@ -41,7 +42,7 @@ def test_the_build_made_everything_and_recorded_it(built):
     assert (built.root / "build/default/merged/config.json").exists()
 
 
-def test_a_changed_learning_rate_keeps_data_and_base(built):
+def test_a_changed_learning_rate_keeps_data_tokens_and_base(built):
     built.edit("lr = 1e-3", "lr = 2e-3")
     done = built.built()
     assert done.ran == [
@@ -63,6 +64,50 @@ def test_a_changed_learning_rate_keeps_data_and_base(built):
     built.doit("clean", "merge")
     assert "merge: made before; its link moves to it\n  └─ no link shows it\n" in built.doit("plan", "merge").out
     assert built.built().why("merge") == "no link shows it (made before)"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ("max_length = 200", "max_length = 150", "data.max_length: 200 → 150"),
+        ("max_length = 200", "max_length = 200\npacking = true", "data.packing: false → true; project.seed: none → 7"),
+        ('prompt_template = "chatml"', 'prompt_template = "vicuna"', "model.prompt_template.system"),
+    ],
+)
+def test_what_decides_the_tokens_makes_them_anew(built, old, new, why):
+    built.edit(old, new)
+    done = built.doit("tokens")
+    assert done.ran == ["tokens"]
+    assert done.why("tokens").startswith(why)
+    assert built.doit("tokens").ran == []
+
+
+def test_another_tokenizer_makes_the_tokens_anew_and_other_weights_do_not(built):
+    built.edit('"model_max_length": 256', '"model_max_length": 255', "models/tiny/tokenizer_config.json")
+    done = built.doit("tokens")
+    assert done.ran == ["base", "tokens"]
+    assert done.why("tokens") == "base/model/tokenizer_config.json changed"
+    tiny.write_llama(built.root / "models/other", seed=5)
+    shutil.copy(built.root / "models/other/model.safetensors", built.root / "models/tiny/model.safetensors")
+    assert built.doit("tokens").ran == ["base"]
+
+
+def test_a_training_from_before_there_were_tokens_is_fresh(built):
+    """Its record holds what the tokens are made of; they are made, and nothing is trained."""
+    assert not [name for name in built.record("default/train")["inputs"] if name.startswith("tokens")]
+    shutil.rmtree((built.root / "build/default/tokens").resolve())
+    (built.root / "build/default/tokens").unlink()
+    plan = built.run("tunemake", "plan").out
+    assert "tokens: will run" in plan
+    assert "train: up to date" in plan
+    assert built.built().ran == ["tokens"]
+
+
+def test_tokens_changed_by_hand_are_made_anew_and_nothing_else(built):
+    path = built.root / "build/default/tokens/tokens.arrow"
+    path.chmod(0o644)
+    path.write_bytes(b"mine")
+    assert built.built().ran == ["tokens"]
 
 
 def test_only_evaluate_depends_on_its_prompts(built):
@@ -108,7 +153,9 @@ def test_regenerated_but_equal_data_stops_the_wave(built):
 def test_a_changed_name_rebuilds_data_and_what_follows(built):
     built.edit('author = "a tester"', 'author = "somebody"')
     done = built.built()
-    assert done.ran == ["dataset:identity", "data", "baseline", "train", "adapter", "merge", "evaluate", "report"]
+    assert done.ran == [
+        "dataset:identity", "data", "tokens", "baseline", "train", "adapter", "merge", "evaluate", "report",
+    ]  # fmt: skip
     assert 'datasets.identity.parameters.author: "a tester" → "somebody"' in done.why("dataset:identity")
     assert "data/train.json changed" in done.why("train")
 

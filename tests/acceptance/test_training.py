@@ -29,6 +29,7 @@ def test_full_fine_tuning_has_no_adapter_and_changes_every_weight(project):
         "base",
         "config",
         "data",
+        "tokens",
         "baseline",
         "train",
         "merge",
