@@ -66,7 +66,8 @@ def _tokenizer(config: PythonText, made: ast.expr | None, values: Mapping[str, A
             continue
         if entry.arg not in expected or _value(config, entry.value) != expected[entry.arg]:
             return f"its template's tokenizer has {entry.arg} = {config.text_of(entry.value)}"
-    return None if isinstance(made, ast.Call) else "its template has a tokenizer of its own"
+    known = {entry.arg for entry in made.keywords} if isinstance(made, ast.Call) else set()
+    return None if known == {*expected, *_TOKENIZER} else "its template has a tokenizer of its own"
 
 
 def _value(config: PythonText, node: ast.expr) -> Any:

@@ -57,6 +57,45 @@ def test_a_block_is_replaced_and_the_rest_is_what_ships(own):
     assert own.render() == own.render("lora") + 'log_level = "DEBUG"\n'
 
 
+DATA = """
+train_dataset = dict(
+    type=process_hf_dataset, dataset=dict(type=load_dataset, path="json", data_files=dict(train={{ data_path | py }})),
+    tokenizer=tokenizer, max_length={{ data.max_length }}, dataset_map_fn=openai_map_fn, max_dataset_length=9,
+    template_map_fn=dict(type=template_map_fn_factory, template=prompt_template), pack_to_max_length=False,
+)
+train_dataloader = dict(batch_size=batch_size, dataset=train_dataset)
+"""
+
+
+@pytest.mark.parametrize(
+    ("block", "text", "why"),
+    [
+        ("data", DATA, "its template has data of its own"),
+        ("data", "{{ super() }}", None),
+        ("data", '{{ super() }}train_dataset = dict(type=token_rows, path="other.arrow")', "has data of its own"),
+        ("settings", "{{ super() }}max_length = 5", "its template sets max_length by itself"),
+        ("settings", "{{ super() }}prompt_template = dict()", "tokenizer has prompt_template = prompt_template"),
+        ("model", "{{ super() }}tokenizer = dict(type=print)", "its template's tokenizer has type = print"),
+        ("model", "{{ super() }}tokenizer = mine()", "its template has a tokenizer of its own"),
+        ("model", "{{ super() }}tokenizer = mine", "its template has a tokenizer of its own"),
+        ("model", "{{ super() }}model['llm'] = 3", None),
+    ],
+)
+def test_a_template_reads_the_tokens_only_where_it_would_make_the_same(own, block, text, why):
+    own(f'{{% extends "xtuner/lora.py.jinja" %}}\n{{% block {block} %}}\n{text}\n{{% endblock %}}\n')
+    told = values(template="mine")
+    made, found = xtuner.training_config(told, own.root)
+    assert (found is None) == (why is None)
+    assert why is None or why in found
+    assert made == xtuner.render_config(told if why is None else {**told, "tokens_path": ""}, own.root)
+
+
+def test_a_template_that_knows_no_tokens_makes_them(own):
+    own("a = {{ data_path | py }}\n")
+    assert xtuner.makes_tokens("mine", own.root) == "templates/xtuner/mine.py.jinja names no tokens_path"
+    assert [xtuner.makes_tokens(name, own.root) for name in ("full", "lora", "qlora")] == [None] * 3
+
+
 def test_what_it_includes_and_imports_counts_as_a_source(own):
     own('{% include "xtuner/a.py.jinja" %}\n{%- from "macros.jinja" import rate %}\nlr = {{ rate(train) }}\n')
     own("a = 1\n{# {% include 'xtuner/not_this.py.jinja' %} #}\n", name="a")
