@@ -163,10 +163,10 @@ def measure(samples: Iterable[Sample], count: int, words: Iterable[str], texts: 
     return found
 
 
-def packs(rows: Sequence[int], max_length: int, together: int = 1000) -> int:
-    """Give how many rows XTuner's packing makes of samples of these lengths; it takes so many together at a time.
+def packs(rows: Sequence[int], max_length: int, together: int = 1000) -> tuple[int, int]:
+    """Give how many rows XTuner's packing makes of samples of these lengths, and how many tokens are in them.
 
-    What is left over at the end is dropped, unless it is all there is.
+    It takes so many samples together at a time. What is left over at the end is dropped, unless it is all there is.
     """
     made = left = 0
     for first in range(0, len(rows), together):
@@ -175,7 +175,7 @@ def packs(rows: Sequence[int], max_length: int, together: int = 1000) -> int:
         if not whole:
             whole, left = 1, 0
         made += whole
-    return made
+    return made, sum(rows) - left
 
 
 def _add(found: Statistics, number: int, sample: Sample, markup: re.Pattern[str] | None) -> None:

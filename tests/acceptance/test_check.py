@@ -218,7 +218,7 @@ def test_nothing_to_train_on(project):
 def test_steps_are_told_in_passes_over_the_data(project):
     project.edit("epochs = 2", "steps = 2")
     found, numbers = project.found("part_of_the_data", "note")
-    assert numbers["training"] == {"rows": 36, "iterations": 4, "steps": 2, "epochs": 0.44}
+    assert numbers["training"] == {"rows": 36, "iterations": 4, "steps": 2, "epochs": 0.44, "filled": None}
     assert "about 16 of 36 are trained on" in found["next_step"]
 
 
@@ -227,6 +227,8 @@ def test_packing_is_counted_as_xtuner_packs(project):
     project.edit("max_length = 200", "max_length = 200\npacking = true")
     length = project.numbers()["training"]
     assert length["rows"] == tokens["total"] // 200
+    assert length["filled"] == 1.0
+    assert f"{length['rows']} rows (packs, 100.0% full) × 2 epochs" in project.check(0)
     assert length["iterations"] == 2 * -(-length["rows"] // 4)
 
 
@@ -400,7 +402,7 @@ def test_keys_for_machines_stay(project):
     ]  # fmt: skip
     assert list(variant["data"]["tokens"]["lengths"]) == ["median", "p90", "p99", "longest"]
     assert variant["datasets"] == {"talk": {"samples": 40, "unique": 40, "rejected": 0}}
-    assert list(variant["training"]) == ["rows", "iterations", "steps", "epochs"]
+    assert list(variant["training"]) == ["rows", "iterations", "steps", "epochs", "filled"]
     assert list(variant["disk"]["writes"]) == ["checkpoints", "adapter", "merged model"]
     project.edit("max_length = 200", "max_length = 40")
     finding, _ = project.found("cut", "warning")

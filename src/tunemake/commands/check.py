@@ -97,7 +97,8 @@ def _section(checked: Checked) -> Iterator[str]:
     if checked.length is not None:
         length = checked.length
         told = f"{length.steps:,} steps, {length.iterations:,} iterations"
-        yield f"training  {told}: {length.rows:,} rows × {length.epochs:g} epochs, on one device"
+        full = "" if length.filled is None else f" (packs, {length.filled:.1%} full)"
+        yield f"training  {told}: {length.rows:,} rows{full} × {length.epochs:g} epochs, on one device"
     if checked.writes:
         parts = ", ".join(f"{name} {size(part)}" for name, part in checked.writes.items() if part)
         yield f"disk      about {size(sum(checked.writes.values()))} to be written ({parts}); {size(checked.free)} free"
