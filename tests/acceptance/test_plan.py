@@ -11,7 +11,7 @@ def test_what_is_up_to_date_needs_no_more_than_a_line(built):
     assert built.doit("why").out == "nothing to do\n"
     plan = built.doit("plan")
     assert plan.code == 0
-    assert plan.out.count(": up to date") == 11
+    assert plan.out.count(": up to date") == 12
 
 
 def test_reasons_are_told_field_by_field_with_what_it_cost_and_what_follows(built):

@@ -9,7 +9,8 @@ import pytest
 import tiny
 from tunemake import prompts, schema
 from tunemake.cures import install_cures
-from tunemake.stages import Job, tokens
+from tunemake.faults import SampleError
+from tunemake.stages import EVENTS, Job, tokens
 from tunemake_builtins import prompts as own_prompts
 from tunemake_builtins import xtuner_prompts
 
@@ -90,3 +91,38 @@ def test_rows_are_xtuners(tmp_path, name, count, max_length, packing):
     assert list(found.length) == list(expected.length)
     assert set(found.column_names) == set(expected.column_names)
     assert [path.name for path in job.work.iterdir() if not path.name.startswith(".")] == ["tokens.arrow"]
+
+
+def test_a_tokenizer_for_which_xtuner_puts_its_own_two_tokens_first(tmp_path):
+    from tunemake.engines.xtuner_rows import Encoder
+    from tunemake.engines.xtuner_tokenizer import load_tokenizer
+
+    install_cures()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from mmengine.config import ConfigDict
+        from xtuner.dataset.map_fns import openai_map_fn, template_map_fn_factory
+        from xtuner.dataset.utils import encode_fn
+
+    template = template_of("vicuna")
+    form = prompts.as_xtuner(template)
+    tiny.write_tokenizer(tmp_path)
+    tokenizer = load_tokenizer(str(tmp_path), form)
+    tokenizer.__class__ = type("ChatGLMTokenizer", (type(tokenizer),), {})
+    for sample in samples(20):
+        expected = encode_fn(template_map_fn_factory(ConfigDict(form))(openai_map_fn(sample)), tokenizer, 10_000)
+        (rows,) = Encoder(tokenizer, template, 10_000).rows([sample])
+        assert (list(rows.ids), list(rows.labels)) == (expected["input_ids"], expected["labels"])
+
+
+def test_what_is_cut_and_left_out_is_counted_and_told(tmp_path):
+    long, short = ({"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": "yes"}]}
+                   for asked in ("x" * 200, "x"))  # fmt: skip
+    job = job_of(tmp_path / "a", [long, short], template_of("chatml"), 100, packing=False)
+    facts = tokens.run(job)
+    assert (facts["samples"], facts["left_out"], facts["rows"]) == (2, 1, 1)
+    assert facts["cut_tokens"] > 100
+    told = [json.loads(line) for line in (job.work / EVENTS).read_text().splitlines()]
+    assert told[-1]["say"].endswith("; 1 samples are left out, of whose answers nothing lies within max_length")
+    with pytest.raises(SampleError, match="nothing is left to train on"):
+        tokens.run(job_of(tmp_path / "b", [long], template_of("chatml"), 100, packing=True))
