@@ -122,4 +122,4 @@ def test_processes_of_one_training_part_the_threads(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     cores = len(os.sched_getaffinity(0))
     with share(MACHINE, print, 2) as (environment, _):
-        assert environment == {"OMP_NUM_THREADS": str(max(1, cores // 2))}
+        assert environment == dict.fromkeys(("OMP_NUM_THREADS", "RAYON_NUM_THREADS"), str(max(1, cores // 2)))

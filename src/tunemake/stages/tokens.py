@@ -57,7 +57,7 @@ def _line(facts: Mapping[str, Any], max_length: int) -> str:
     if facts.get("dropped_tokens"):
         told += f"; {facts['dropped_tokens']:,} tokens at the end fill none and are left out"
     if facts["left_out"]:
-        told += f"; {facts['left_out']:,} samples are left out, of whose answers nothing lies within max_length"
+        told += f"; left out, since nothing of an answer lies within max_length: {facts['left_out']:,}"
     return told
 
 

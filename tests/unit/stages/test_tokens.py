@@ -123,6 +123,6 @@ def test_what_is_cut_and_left_out_is_counted_and_told(tmp_path):
     assert (facts["samples"], facts["left_out"], facts["rows"]) == (2, 1, 1)
     assert facts["cut_tokens"] > 100
     told = [json.loads(line) for line in (job.work / EVENTS).read_text().splitlines()]
-    assert told[-1]["say"].endswith("; 1 samples are left out, of whose answers nothing lies within max_length")
+    assert told[-1]["say"].endswith("; left out, since nothing of an answer lies within max_length: 1")
     with pytest.raises(SampleError, match="nothing is left to train on"):
         tokens.run(job_of(tmp_path / "b", [long], template_of("chatml"), 100, packing=True))
