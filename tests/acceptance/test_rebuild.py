@@ -7,9 +7,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import tiny
 from conftest import wait_for
+from tunemake.engines import xtuner
 
 pytestmark = pytest.mark.train
 
@@ -284,6 +286,22 @@ def test_the_rendered_config_runs_by_hand(built):
     assert done.code == 0, done.told()
     assert (built.root / "by-hand" / "iter_4.pth").exists()
     assert losses(built.root / "by-hand") == losses(built.root / "build/default/train")
+
+
+def test_the_weights_are_those_of_a_training_that_makes_its_tokens_itself(built):
+    """By XTuner's own function, with packing: bit by bit."""
+    built.edit("max_length = 200", "max_length = 200\npacking = true")
+    built.built("train")
+    values = built.record("default/config")["parameters"]
+    text = xtuner.render_config({**values, "tokens_path": ""}, built.root)
+    assert "type=process_hf_dataset" in text
+    (built.root / "itself.py").write_text(text, "utf-8")
+    done = built.run("tunemake", "xtuner", "train", "itself.py", "--work-dir", "itself")
+    assert done.code == 0, done.told()
+    folders = built.root / "build/default/train", built.root / "itself"
+    ours, theirs = (torch.load(folder / "iter_4.pth", weights_only=False)["state_dict"] for folder in folders)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def losses(folder):
