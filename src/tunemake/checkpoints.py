@@ -15,6 +15,7 @@ from typing import Any
 
 from tunemake.faults import Fault, StageError
 from tunemake.model_folder import DTYPE_NAMES
+from tunemake.plugins import installed_version
 from tunemake.tensors import Files, Tensor
 
 BLOCK = 262_144  # values
@@ -44,6 +45,11 @@ def load_weights(checkpoint: Path) -> dict[str, Any]:
     """Give the torch tensors by name, mapped from the file; StageError where it cannot be read."""
     import torch
 
+    if checkpoint.is_dir() and installed_version("deepspeed") is None:
+        step = f"run {sys.executable} -m pip install 'tunemake[deepspeed]'"
+        raise StageError(
+            Fault(str(checkpoint), "a DeepSpeed checkpoint, and DeepSpeed is not installed", next_step=step)
+        )
     stand_ins = [(Inert, name) for name in INERT]
     try:
         if checkpoint.is_dir():
@@ -62,15 +68,14 @@ def load_weights(checkpoint: Path) -> dict[str, Any]:
 
 def _gathered(checkpoint: Path, stand_ins: Sequence[tuple[type, str]]) -> Mapping[str, Any]:
     """Put the parts of a DeepSpeed checkpoint together by DeepSpeed's own tool; float32, as its optimizer has them."""
-    # The tool asks for whole objects; this has torch refuse what is no tensor all the same.
-    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # nothing is computed; without it DeepSpeed looks for a device
-    os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
     import torch
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     inert = [(Inert, name) for name in _DEEPSPEED]
+    # The tool asks for whole objects; this has torch refuse what is no tensor all the same.
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     try:
         with torch.serialization.safe_globals([*stand_ins, *inert, ZeroStageEnum]), redirect_stdout(sys.stderr):
             found: Mapping[str, Any] = get_fp32_state_dict_from_zero_checkpoint(
