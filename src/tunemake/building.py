@@ -24,6 +24,7 @@ from tunemake.process import Event, RunStage, run_stage
 from tunemake.project import Project
 from tunemake.remote_store import RemoteStore
 from tunemake.shares import Share, share, threads
+from tunemake.slurm import Slurm, refuse_its_job
 from tunemake.stage import Need, Stage
 from tunemake.stages import Job
 from tunemake.staleness import Decides, reasons
@@ -230,17 +231,13 @@ class Builder:
         decides = state.decides
         kept = self.store.set_aside(decides)
         work = self.store.work(decides)
-        if not stage.resumes or read_record(work) is not None:
-            shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True, exist_ok=True)
-        if stage.resumes and (earlier := take_over(self.store.entry(decides).parent, decides, work)):
-            watch({"say": f"{stage.name}: goes on from {earlier}"})
+        run = self._begun(stage, decides, work, watch)
         self._refuse_changed(stage, state.taken, "just now")  # a base model long after it was looked at
         job = Job(self.root, work, stage.parameters, stage.runtime, state.taken.inputs)
         started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
         try:
             with self.store.using(state.taken.inputs.values()), self._share(stage, watch) as (environment, held):
-                facts = self._run(stage.kind, job, (environment, [lock, *held]), watch)
+                facts = run(stage.kind, job, (environment, [lock, *held]), watch)
         except StoppedError as error:
             raise _stopped(stage, work, error) from None
         try:
@@ -259,6 +256,26 @@ class Builder:
         self._log(stage, decides, made)
         return made.seconds
 
+    def _is_job(self, stage: Stage) -> bool:
+        return stage.heavy and bool(self.projects[stage.variant].launch["on"] == "slurm")
+
+    def _begun(self, stage: Stage, decides: Decides, work: Path, watch: Callable[[Event], None]) -> RunStage:
+        """Prepare the folder that a stage works in, empty or with what it goes on from; give what runs it there."""
+        run = self._run
+        if self._is_job(stage):
+            slurm = Slurm(self.projects[stage.variant].launch["slurm"])
+            run = slurm.run
+            if slurm.holds(work):
+                return run
+        else:
+            refuse_its_job(stage.name, work)
+        if not stage.resumes or read_record(work) is not None:
+            shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True, exist_ok=True)
+        if stage.resumes and (earlier := take_over(self.store.entry(decides).parent, decides, work)):
+            watch({"say": f"{stage.name}: goes on from {earlier}"})
+        return run
+
     @staticmethod
     def _tell_kept(stage: Stage, kept: Mapping[str, Path], watch: Callable[[Event], None]) -> None:
         for name, place in kept.items():
@@ -266,14 +283,15 @@ class Builder:
                           "and a lasting one belongs in project.toml or templates/"})  # fmt: skip
 
     def _share(self, stage: Stage, watch: Callable[[Event], None]) -> AbstractContextManager[Share]:
-        """Take a GPU for what runs a model, and a share of the threads."""
+        """Take GPUs for what runs a model here, and a share of the threads; Slurm gives its jobs both."""
         if stage.kind == "tokens":
             # A tokenizer of transformers' own needs no torch, which would take most of the memory.
             light = {} if stage.parameters["trust_remote_code"] else _WITHOUT_TORCH
             return nullcontext((threads(self.project.machine) | light, []))
-        if stage.kind in {"train", "baseline", "select", "evaluate"} or (
-            "base" in stage.needs and stage.kind == "dataset"
-        ):
+        if self._is_job(stage):
+            count = self.project.machine.get("threads")
+            return nullcontext(({} if count is None else {"OMP_NUM_THREADS": str(count)}, []))
+        if stage.heavy:
             gpus = stage.parameters.get("gpus", 1) if stage.kind == "train" else 1
             return share(self.project.machine, lambda text: watch({"say": text}), gpus)
         return nullcontext(({}, []))
@@ -370,8 +388,8 @@ def _stamp(path: Path) -> Stamp:
 
 def _stopped(stage: Stage, work: Path, error: StoppedError) -> StoppedError:
     """Say what the next build will do about work that was interrupted."""
-    told = "the next build makes it"
-    if stage.resumes:
+    told = error.faults[0].next_step or "the next build makes it"
+    if stage.resumes and error.faults[0].next_step is None:
         kept = any(work.glob("iter_*.pth"))
         told = "the next build goes on from its newest checkpoint" if kept else "no checkpoint was saved yet"
     return StoppedError(Fault(stage.name, error.faults[0].what, next_step=told), error.signal_number)

@@ -9,8 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,22 +40,43 @@ def run_stage(stage: str, job: Job, share: Share, watch: Callable[[Event], None]
     event as it comes.
     Raises InputError or StageError with the stage's faults, and StoppedError after SIGINT or SIGTERM.
     """
-    _write_job(job)
+    prepare(job)
+    child = start(stage, job.work, job.root, share)
+    return outcome(stage, _follow(child, job.work, watch), job)
+
+
+def prepare(job: Job) -> None:
+    """Leave the job for the stage's process, and nothing of an earlier one's end."""
+    told = {
+        "root": str(job.root), "parameters": job.parameters, "runtime": job.runtime,
+        "inputs": {role: str(folder) for role, folder in job.inputs.items()},
+    }  # fmt: skip
+    (job.work / JOB).write_text(json.dumps(told, ensure_ascii=False), "utf-8")
     for name in (DONE, FAULTS, EVENTS):
         (job.work / name).unlink(missing_ok=True)
-    with (job.work / LOG).open("ab") as log:
-        environment = {**SHORT_SPIN, **machine_environment(), **_ENVIRONMENTS.get(stage, {}), "PYTHONUNBUFFERED": "1"}
-        environment |= share[0]
-        environment["TUNEMAKE_BUILD"] = str(os.getpid())
-        # What these libraries keep between runs (tables made of data, copies of a model's own code) would lie outside
-        # of the build and outlive it; hidden in the work folder, it goes when the stage has ended.
-        environment |= {name: str(job.work / place) for name, place in _CACHES.items()}
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "tunemake.stages", stage, str(job.work)],
-            cwd=job.root, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment,
+
+
+def start(stage: str, work: Path, root: Path, share: Share) -> subprocess.Popen[bytes]:
+    """Start a stage over the job that lies in its work folder, in a group of its own.
+
+    The group ends when its standard input closes, which it does with this process. share: as run_stage's.
+    """
+    environment = {**SHORT_SPIN, **machine_environment(), **_ENVIRONMENTS.get(stage, {}), "PYTHONUNBUFFERED": "1"}
+    environment |= share[0]
+    environment["TUNEMAKE_BUILD"] = str(os.getpid())
+    # What these libraries keep between runs (tables made of data, copies of a model's own code) would lie outside
+    # of the build and outlive it; hidden in the work folder, it goes when the stage has ended.
+    environment |= {name: str(work / place) for name, place in _CACHES.items()}
+    with (work / LOG).open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "tunemake.stages", stage, str(work)],
+            cwd=root, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment,
             start_new_session=True, pass_fds=share[1],
         )  # fmt: skip
-    code = _follow(child, job.work, watch)
+
+
+def outcome(stage: str, code: int, job: Job) -> dict[str, Any]:
+    """Give the facts that a stage's process told; raises InputError or StageError where it failed. code: its end."""
     if code == 0 and (job.work / DONE).exists():
         facts: dict[str, Any] = json.loads((job.work / DONE).read_text("utf-8"))
         if not (job.work / LOG).stat().st_size:
@@ -64,42 +85,49 @@ def run_stage(stage: str, job: Job, share: Share, watch: Callable[[Event], None]
     raise _failure(stage, code, job)
 
 
-def _write_job(job: Job) -> None:
-    told = {
-        "root": str(job.root), "parameters": job.parameters, "runtime": job.runtime,
-        "inputs": {role: str(folder) for role, folder in job.inputs.items()},
-    }  # fmt: skip
-    (job.work / JOB).write_text(json.dumps(told, ensure_ascii=False), "utf-8")
-
-
-def _follow(child: subprocess.Popen[bytes], work: Path, watch: Callable[[Event], None]) -> int:
-    tail = _Tail(work / EVENTS)
+@contextmanager
+def stopping() -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the block with StoppedError; in another thread than the main one nothing is heard."""
     heard = threading.current_thread() is threading.main_thread()  # `doit -P thread` runs stages in others
     before = {number: signal.getsignal(number) for number in ((signal.SIGINT, signal.SIGTERM) if heard else ())}
     if heard:
         signal.signal(signal.SIGTERM, _raise_stopped)
     try:
-        while child.poll() is None:
-            for event in tail.new_events():
-                watch(event)
-            time.sleep(0.05)
-        for event in tail.new_events():
-            watch(event)
+        yield
     except KeyboardInterrupt:
-        _end_group(child)
         raise StoppedError(Fault("build", "interrupted"), signal.SIGINT) from None
-    except BaseException:
-        _end_group(child)
-        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        if child.stdin is not None:
-            child.stdin.close()
-        # Where the stage was killed alone, what it had started would work on in a folder that the next build takes.
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
+
+
+def _follow(child: subprocess.Popen[bytes], work: Path, watch: Callable[[Event], None]) -> int:
+    tail = Tail(work / EVENTS)
+    with stopping():
+        try:
+            while child.poll() is None:
+                for event in tail.new_events():
+                    watch(event)
+                time.sleep(0.05)
+            for event in tail.new_events():
+                watch(event)
+        except BaseException:
+            _end_group(child)
+            raise
+        finally:
+            end_what_is_left(child)
     return child.returncode
+
+
+def end_what_is_left(child: subprocess.Popen[bytes]) -> None:
+    """End what a stage's process had started, and it too.
+
+    Where the stage was killed alone, that would work on in a folder that the next build takes.
+    """
+    if child.stdin is not None:
+        child.stdin.close()
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
 
 
 def _raise_stopped(number: int, _frame: object) -> None:
@@ -154,13 +182,14 @@ def _cause(code: int, lines: list[str]) -> str:
     return "failed: " + " ".join(" ".join(lines[last:]).split())[:_LONGEST_CAUSE]
 
 
-class _Tail:
+class Tail:
     """Reads the whole lines that have been added to a file."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._read = path, 0
 
     def new_events(self) -> list[Event]:
+        """Give the events of the lines that came since the last look."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._read)

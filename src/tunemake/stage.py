@@ -81,6 +81,12 @@ class Stage:
         return VERSIONS[self.kind]
 
     @property
+    def heavy(self) -> bool:
+        """Whether it runs a model, and so wants a GPU."""
+        runs_one = self.kind in {"train", "baseline", "select", "evaluate"}
+        return runs_one or (self.kind == "dataset" and "base" in self.needs)
+
+    @property
     def links(self) -> tuple[str, ...]:
         """Every link that shows the artifact."""
         return (self.link, *self.also)

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from tunemake import cluster
 from tunemake.artifacts import read_record
+from tunemake.faults import StageError
 from tunemake.holdings import Held, holdings, links, size_of
 from tunemake.store import Store, locked
 
@@ -81,19 +83,28 @@ def _work_folders(store: Store, rules: Rules, swept: Swept) -> None:
     for path in found:
         if not _ARTIFACT.fullmatch(path.name) or path.suffix in _LOCKS:
             continue
-        worth = None if rules.work or "." in path.name else _worth(path)
+        worth = _job(path) or (None if rules.work or "." in path.name else _worth(path))
         if worth is None:
             _removed(store, path, rules, swept)
         else:
-            swept.kept.append(f"{path.name}: {worth}; --work removes it")
+            swept.kept.append(f"{path.name}: {worth}")
+
+
+def _job(work: Path) -> str | None:
+    """Say that a job of Slurm's waits or runs that works in a folder: until it runs, it holds no lock."""
+    try:
+        number = cluster.live(work)
+    except StageError as error:
+        return f"whether its job runs, nobody can tell: {error}"
+    return None if number is None else f"job {number} of Slurm works there"
 
 
 def _worth(work: Path) -> str | None:
     """Say what the next build would make of a work folder, if anything."""
     if read_record(work) is not None:
-        return "finished, but not yet put in its place"
+        return "finished, but not yet put in its place; --work removes it"
     checkpoints = len(list(work.glob("iter_*")))
-    return f"{checkpoints} checkpoints to go on from" if checkpoints else None
+    return f"{checkpoints} checkpoints to go on from; --work removes it" if checkpoints else None
 
 
 def _removed(store: Store, path: Path, rules: Rules, swept: Swept, wanted: Callable[[], bool] = lambda: False) -> bool:

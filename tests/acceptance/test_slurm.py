@@ -1,0 +1,250 @@
+"""Trainings as jobs of a real Slurm: found again after a kill, told apart by how they ended, resumed."""
+
+import json
+import os
+import re
+import signal
+
+import pytest
+
+import slurm_cluster
+from conftest import kill, wait_for
+
+LACKING = slurm_cluster.lacking()
+pytestmark = [pytest.mark.train, pytest.mark.skipif(LACKING is not None, reason=str(LACKING))]
+LAUNCH = """
+[launch]
+on = "slurm"
+[launch.slurm]
+partition = "test"
+time = 30
+"""
+VARIANTS = """
+[variants.a]
+train.lora.r = 1
+[variants.b]
+train.lora.r = 2
+[variants.c]
+train.lora.r = 3
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    made = slurm_cluster.Cluster()
+    before = os.environ.get("SLURM_CONF")
+    os.environ["SLURM_CONF"] = str(made.conf)
+    yield made
+    made.end()
+    del os.environ["SLURM_CONF"]
+    if before is not None:
+        os.environ["SLURM_CONF"] = before
+
+
+@pytest.fixture
+def project(project, cluster):
+    """A project whose trainings are jobs, each long enough to be caught, with a checkpoint after each iteration."""
+    project.edit("[evaluate]", LAUNCH + "\n[evaluate]")
+    project.edit("every = 2, keep = 2", "every = 1, keep = 3")
+    yield project
+    cluster.run("scancel", "--me")
+    wait_for(lambda: not cluster.run("squeue", "--noheader").strip())
+
+
+def lengthen(project, steps):
+    project.edit("steps = 4", f"steps = {steps}")
+
+
+def jobs(cluster):
+    """Name and state of each job that Slurm still knows, by number."""
+    told = cluster.run("scontrol", "--oneliner", "show", "job")
+    found = re.findall(r"JobId=(\d+) JobName=(\S+).*? JobState=(\S+)", told)
+    return {number: (name, state) for number, name, state in found}
+
+
+def trainings(project, cluster):
+    """Numbers of all trainings' jobs of a project so far."""
+    names = {path.name for path in (project.root / "build" / ".work").glob("train-*") if path.is_dir()}
+    names |= {path.name for path in (project.root / "build" / ".store").glob("train-*")}
+    return {number for number, (name, _) in jobs(cluster).items() if name.split("-", 2)[2] in names}
+
+
+def checkpoints(project):
+    return {work: {path.name for path in work.glob("iter_*.pth")} for work in project.work("train")}
+
+
+def made(project, stage):
+    lines = [json.loads(line) for line in (project.root / "build/log.jsonl").read_text().splitlines()]
+    return [line["stage"] for line in lines if line["stage"].partition(":")[0] == stage]
+
+
+def training(project):
+    """Start a build, and wait until its training has a checkpoint."""
+    process = project.start("doit", "train")
+    wait_for(lambda: any(checkpoints(project).values()))
+    return process
+
+
+def test_three_variants_are_jobs_at_once_and_a_killed_build_finds_them_again(project, cluster):
+    project.edit("\n[train]", VARIANTS + "\n[train]")
+    lengthen(project, 60)
+    process = project.start("doit", "-n", "3")
+    wait_for(lambda: len(checkpoints(project)) == 3 and all(checkpoints(project).values()), 240)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    before = trainings(project, cluster)
+    assert len(before) == 3
+    done = project.doit("-n", "3")
+    assert done.code == 0, done.told()
+    assert {number for number in before if f"job {number} of an earlier build is found again" in done.err} == before
+    assert trainings(project, cluster) == before
+    assert sorted(made(project, "train")) == ["train:a", "train:b", "train:c"]
+    assert {state for _, state in jobs(cluster).values()} == {"COMPLETED"}
+    kinds = [name.split("-")[2] for name, _ in jobs(cluster).values()]
+    assert sorted(kinds) == ["baseline", *["evaluate"] * 3, *["train"] * 3]  # the light stages were none
+    for variant in "abc":
+        assert not project.record(f"{variant}/train")["facts"].get("resumed_from")
+    project.edit("time = 30", "time = 40")
+    again = project.doit()
+    assert again.ran == [], again.out  # where a stage runs makes nothing stale
+
+
+def test_a_build_killed_while_it_submits_starts_no_second_job(project, cluster):
+    for _ in range(4):
+        cluster.run("sbatch", "--output=/dev/null", "--job-name=filler", "--wrap", "sleep 600")
+    project.edit('select = "last"\n', "")
+    process = project.start("doit", "train")
+    wait_for(lambda: any((work / ".slurm/job.json").exists() for work in project.work("train")))
+    kill(process)
+    (work,) = project.work("train")
+    number = json.loads((work / ".slurm/job.json").read_text())["job"]
+    # As if it had been killed right after sbatch: nothing noted, and submitit's file not yet the job's.
+    (work / ".slurm/job.json").unlink()
+    (work / f".slurm/{number}_submitted.pkl").rename(work / ".slurm" / f"{'0' * 32}.pkl")
+    cluster.run("scancel", "--name=filler")
+    done = project.built("train")
+    assert f"job {number} of an earlier build is found again" in done.err
+    assert trainings(project, cluster) == {number}
+
+
+def test_a_cancelled_job_is_told_and_the_next_build_resumes(project, cluster):
+    lengthen(project, 60)
+    process = training(project)
+    (number,) = trainings(project, cluster)
+    cluster.run("scancel", number)
+    out = process.communicate(timeout=90)[0]
+    assert process.returncode == 1
+    line = rf"train: job {number} was cancelled \(scancel\) after .*; the next build goes on from (iter_\d+)\n"
+    kept = re.search(line, out)
+    assert kept, out
+    done = project.built("train")
+    assert f"resuming from {kept[1]}.pth" in done.err
+    assert len(trainings(project, cluster)) == 2
+
+
+def test_a_job_cancelled_while_nobody_waits_is_told_by_the_next_build_which_goes_on(project, cluster):
+    lengthen(project, 60)
+    kill(training(project))
+    (number,) = trainings(project, cluster)
+    cluster.run("scancel", number)
+    wait_for(lambda: jobs(cluster)[number][1] == "CANCELLED")
+    done = project.built("train")
+    assert re.search(rf"train: job {number} was cancelled \(scancel\) after .*; a new job takes its place", done.err)
+    assert "resuming from iter_" in done.err
+
+
+def test_ctrl_c_leaves_the_job_and_says_how_to_end_it(project, cluster):
+    lengthen(project, 60)
+    process = training(project)
+    (number,) = trainings(project, cluster)
+    process.send_signal(signal.SIGINT)
+    out = process.communicate(timeout=30)[0]
+    assert process.returncode == 130
+    assert f"train: interrupted; job {number} runs on: the next doit waits for it, scancel {number} ends it" in out
+    assert jobs(cluster)[number][1] == "RUNNING"
+    # Neither a sweep nor a build without Slurm works where the job does.
+    swept = project.run("tunemake", "gc", "--work")
+    assert f"job {number} of Slurm works there" in swept.told()
+    project.edit('on = "slurm"', 'on = "here"')
+    here = project.doit("train")
+    assert here.code == 1
+    assert f"train: job {number} of Slurm works on it" in here.told()
+    assert jobs(cluster)[number][1] == "RUNNING"
+
+
+def test_a_requeued_job_goes_on_from_its_checkpoint_and_the_build_waits(project, cluster):
+    lengthen(project, 60)
+    process = training(project)
+    (number,) = trainings(project, cluster)
+    cluster.run("scontrol", "requeue", number)
+    wait_for(lambda: jobs(cluster)[number][1] != "RUNNING")
+    cluster.run("scontrol", "update", f"JobId={number}", "StartTime=now")  # Slurm lets a requeued job wait two minutes
+    out = process.communicate(timeout=240)[0]
+    assert process.returncode == 0, out
+    assert "resuming from iter_" in out
+    assert trainings(project, cluster) == {number}
+
+
+def test_a_preempted_job_is_told_from_a_cancelled_one(project, cluster):
+    project.edit("time = 30", "time = 30\noptions = { exclusive = true, requeue = false }")
+    lengthen(project, 400)
+    process = training(project)
+    (number,) = trainings(project, cluster)
+    cluster.run("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1")
+    out = process.communicate(timeout=90)[0]
+    assert process.returncode == 1
+    assert f"train: job {number} had to make room for another (preempted) after " in out
+
+
+def test_a_stage_that_fails_in_a_job_tells_its_own_fault(project, cluster):
+    project.edit('source = "models/tiny"', 'source = "models/tiny"\ntemplate_check = "error"')
+    project.edit('prompt_template = "chatml"', 'prompt_template = "internlm2_chat"')
+    done = project.doit("train")
+    assert done.code == 1
+    (line,) = [line for line in done.out.splitlines() if "model.prompt_template" in line]
+    assert "project.toml:" in line
+    assert "Slurm" not in line
+    assert "job" not in line.replace("jobs", "")
+    (number,) = trainings(project, cluster)
+    assert jobs(cluster)[number][1] == "FAILED"
+
+
+def test_what_sbatch_refuses_is_one_line_at_its_place(project):
+    project.edit('partition = "test"', 'partition = "nosuch"')
+    done = project.doit("train")
+    assert done.code == 1
+    assert re.search(r"project\.toml:\d+:\d+: launch\.slurm: sbatch refuses the job; got invalid partition", done.out)
+    assert "Traceback" not in done.told()
+
+
+def test_jobs_bounds_how_many_are_in_the_queue(project, cluster):
+    project.edit("\n[train]", VARIANTS + "\n[train]")
+    project.edit("time = 30", "time = 30\njobs = 1")
+    process = project.start("doit", "-n", "3", "train")
+    most = 0
+    while process.poll() is None:
+        live = [name for name, state in jobs(cluster).values() if state in {"PENDING", "RUNNING"}]
+        most = max(most, sum(name.startswith("tunemake-") for name in live))
+    out = process.communicate()[0]
+    assert process.returncode == 0, out
+    assert most == 1
+    assert "waiting: 1 jobs are in the queue" in out
+
+
+@pytest.mark.nightly
+def test_a_job_over_its_time_limit_saves_is_told_and_the_next_build_resumes(project, cluster):
+    project.edit("time = 30", "time = 1")
+    lengthen(project, 4000)
+    process = training(project)
+    (number,) = trainings(project, cluster)
+    out = process.communicate(timeout=180)[0]
+    assert process.returncode == 1
+    line = rf"train: job {number} ran over its time limit of 1 min; raise time in \[launch.slurm\], or build again: "
+    kept = re.search(line + r"the next build goes on from (iter_\d+)\n", out)
+    assert kept, out
+    process = project.start("doit", "train")
+    wait_for(lambda: any(f"{kept[1]}.pth" in (work / "log.txt").read_text() for work in project.work("train")))
+    (work,) = project.work("train")
+    wait_for(lambda: max(int(name[5:-4]) for name in checkpoints(project)[work]) > int(kept[1][5:]) + 1)
+    kill(process)
+    assert len(trainings(project, cluster)) == 2

@@ -1,0 +1,115 @@
+"""A Slurm of one machine: started with a configuration and a key of its own, and ended with all that it runs."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+PROGRAMS = ("sbatch", "slurmctld", "slurmd", "munged")
+CONF = """\
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={port}
+SlurmdPort={other}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge/socket
+SlurmUser=root
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+SlurmdParameters=config_overrides
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+PreemptType=preempt/partition_prio
+PreemptMode=CANCEL
+ReturnToService=2
+KillWait=15
+NodeName={host} NodeAddr=127.0.0.1 CPUs=4 State=UNKNOWN
+PartitionName=test Nodes={host} Default=YES MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=urgent Nodes={host} MaxTime=INFINITE State=UP PriorityTier=2
+"""
+
+
+def lacking() -> str | None:
+    """Say what keeps a Slurm from being started here, or None."""
+    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    if missing:
+        return f"no {', '.join(missing)}: apt-get install slurm-wlm munge"
+    return None if os.geteuid() == 0 else "slurmd is started by root alone"
+
+
+class Cluster:
+    """A Slurm that runs; end() ends it."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="slurm-"))
+        self.folder.chmod(0o755)
+        self.conf = self.folder / "slurm.conf"
+        ports = {"port": _free_port(), "other": _free_port()}
+        self.conf.write_text(CONF.format(host=socket.gethostname().split(".")[0], folder=self.folder, **ports))
+        self._environment = {**os.environ, "SLURM_CONF": str(self.conf)}
+        self._daemons = [_munged(self.folder / "munge")]
+        for command in (["slurmctld", "-D", "-i"], ["slurmd", "-D"]):
+            self._daemons.append(subprocess.Popen(command, env=self._environment, start_new_session=True))
+        _wait_for(lambda: "idle" in self.run("sinfo", "--noheader", "--format=%t"), self.folder)
+
+    def run(self, *command: str) -> str:
+        """Run one of Slurm's commands; give what it prints."""
+        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False, timeout=60)
+        return done.stdout + done.stderr
+
+    def end(self) -> None:
+        """End all jobs, then the daemons."""
+        self.run("scancel", "--me")
+        self.run("scancel", "--me", "--signal=KILL")
+        _wait_for(lambda: not self.run("squeue", "--noheader").strip(), self.folder)
+        for daemon in reversed(self._daemons):
+            daemon.send_signal(signal.SIGTERM)
+            daemon.wait(30)
+        shutil.rmtree(self.folder)
+
+
+def _munged(folder: Path) -> subprocess.Popen[bytes]:
+    """Start munged with a key of its own, as the user that its package makes."""
+    user = pwd.getpwnam("munge")
+    folder.mkdir(mode=0o755)
+    (folder / "key").write_bytes(secrets.token_bytes(128))
+    (folder / "key").chmod(0o400)
+    for path in (folder, folder / "key"):
+        os.chown(path, user.pw_uid, user.pw_gid)
+    files = [f"--{name}={folder / place}" for name, place in
+             (("key-file", "key"), ("socket", "socket"), ("pid-file", "pid"), ("log-file", "log"),
+              ("seed-file", "seed"))]  # fmt: skip
+    daemon = subprocess.Popen(
+        ["munged", "--foreground", *files], user=user.pw_uid, group=user.pw_gid, extra_groups=[],
+        start_new_session=True,
+    )  # fmt: skip
+    _wait_for((folder / "socket").exists, folder)
+    return daemon
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def _wait_for(condition, folder: Path, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        logs = "\n".join(path.read_text(errors="replace")[-2000:] for path in folder.glob("*log"))
+        assert time.monotonic() < end, f"Slurm did not do it in time:\n{logs}"
+        time.sleep(0.1)
