@@ -20,7 +20,8 @@ from tunemake.data_findings import length_findings
 from tunemake.engines import xtuner
 from tunemake.faults import Fault, InputError, ModelError
 from tunemake.findings import Finding, Severity, errors, unchecked
-from tunemake.machine import gpu_findings, library_findings, room_findings
+from tunemake.job_request import lacking
+from tunemake.machine import gpu_findings, library_findings, needs_gpu, room_findings
 from tunemake.project import Project, machine_environment
 from tunemake.questions import asked_again, questions_of, refuse_trained
 from tunemake.stages import export
@@ -208,7 +209,10 @@ class Check:
 
     def _machine(self, folder: Path | None) -> Iterator[Finding]:
         train = self._project.train
-        yield from gpu_findings(train, self._project.launch["gpus"], machine_environment())
+        if self._project.launch["on"] == "slurm":
+            yield from _cluster_findings(train)
+        else:
+            yield from gpu_findings(train, self._project.launch["gpus"], machine_environment())
         yield from library_findings(train, sys.executable)
         self._found.free = shutil.disk_usage(self._builder.root).free
         merged = stage_of(self._builder, self._project, "merge").name
@@ -221,6 +225,14 @@ class Check:
             folder, train, self._project.merge, self._found.length.iterations, apart, formats=formats
         )
         yield from room_findings(sum(self._found.writes.values()), self._found.free, self._found.writes)
+
+
+def _cluster_findings(train: Mapping[str, Any]) -> Iterator[Finding]:
+    """Tell what keeps jobs from being sent to Slurm, and what only a node of it can tell."""
+    if missing := lacking(sys.executable):
+        yield from errors("slurm", [missing])
+    if (needs := needs_gpu(train)) is not None:
+        yield unchecked(needs[0], f"{needs[1]} needs a CUDA GPU, and only the job's node can tell whether it has one")
 
 
 def _probe(name: str) -> str:

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from tunemake import cluster, slurm_job
-from tunemake.digests import sha256_of_bytes
 from tunemake.engines import xtuner
 from tunemake.faults import Fault, StageError, StoppedError
 from tunemake.job_end import RAISE, cause, told
+from tunemake.job_request import job_name, lacking, parameters
 from tunemake.process import Event, Tail, outcome, prepare, stopping
 from tunemake.shares import Share
 from tunemake.stages import DONE, EVENTS, Job
@@ -28,8 +28,6 @@ from tunemake.store import locked
 
 _LOOK_SECONDS, _FIRST_ASK, _LAST_ASK = 0.2, 0.5, 10.0
 _SETTLE_SECONDS = 60.0  # until another machine's files are seen here, as network file systems remember names
-_OWN = ("partition", "time", "gpus", "constraint")
-_UNITS = (86_400, 3_600, 60, 1)
 Watch = Callable[[Event], None]
 
 
@@ -92,13 +90,10 @@ class Slurm:
 
     def _submitted(self, stage: str, job: Job, share: Share, watch: Watch) -> str:
         """Submit a stage; give the job's number."""
-        try:
-            import submitit
-        except ImportError:
-            step = f"{sys.executable} -m pip install 'tunemake[slurm]'"
-            raise StageError(Fault("launch.on", "submitit is not installed", next_step=step)) from None
-        if shutil.which("sbatch") is None:
-            raise StageError(Fault("launch.on", "no sbatch here", "a machine that Slurm's jobs are sent from"))
+        if missing := lacking(sys.executable):
+            raise StageError(missing)
+        import submitit
+
         prepare(job)
         folder, name = job.work / cluster.FOLDER, job_name(job.work)
         shutil.rmtree(folder, ignore_errors=True)
@@ -136,36 +131,6 @@ def refuse_its_job(stage: str, work: Path) -> None:
         step = f'launch.on = "slurm" waits for it, scancel {number} ends it'
         raise StageError(Fault(stage, f"job {number} of Slurm works on it", next_step=step))
     cluster.drop_note(work)
-
-
-def job_name(work: Path) -> str:
-    """Give the name of a work folder's job: the stage's fingerprint, and which build it is of."""
-    return f"tunemake-{sha256_of_bytes(str(work.parent.resolve()).encode())[:8]}-{work.name}"
-
-
-def parameters(told: Mapping[str, Any], name: str, root: Path) -> dict[str, Any]:
-    """Give what submitit is told of a job. told: [launch.slurm]; root: the project's folder."""
-    asked = {key: told[key] for key in _OWN if key in told}
-    more = {"requeue": True, **asked, **{key: value for key, value in told["options"].items() if value is not False}}
-    limit = seconds_of(more.get("time"))
-    warning = told["warning"] if limit is None else max(1, min(told["warning"], limit // 4))
-    return {
-        "job_name": name, "signal_delay_s": warning, "stderr_to_stdout": True,
-        "time": None, "wckey": None,  # submitit's own defaults: five minutes, and its name
-        "additional_parameters": {"chdir": str(root), **more},
-    }  # fmt: skip
-
-
-def seconds_of(limit: Any) -> int | None:
-    """Give the seconds of a time limit as sbatch reads it; None where there is none, or none in numbers."""
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(limit))
-    if match is None:
-        return None
-    days, *rest = match.groups()
-    parts = [int(part) for part in rest if part is not None]
-    # Behind days come hours; without, two parts are minutes and seconds, and one is minutes.
-    first = 1 if days is not None or len(parts) == 3 else 2  # noqa: PLR2004 - hours:minutes:seconds
-    return int(days or 0) * _UNITS[0] + sum(part * unit for part, unit in zip(parts, _UNITS[first:], strict=False))
 
 
 def _followed(stage: str, number: str, work: Path, watch: Watch) -> cluster.SlurmJob | None:

@@ -9,6 +9,7 @@ import pytest
 
 import slurm_cluster
 from conftest import kill, wait_for
+from tunemake.job_request import job_name
 
 LACKING = slurm_cluster.lacking()
 pytestmark = [pytest.mark.train, pytest.mark.skipif(LACKING is not None, reason=str(LACKING))]
@@ -64,9 +65,8 @@ def jobs(cluster):
 
 def trainings(project, cluster):
     """Numbers of all trainings' jobs of a project so far."""
-    names = {path.name for path in (project.root / "build" / ".work").glob("train-*") if path.is_dir()}
-    names |= {path.name for path in (project.root / "build" / ".store").glob("train-*")}
-    return {number for number, (name, _) in jobs(cluster).items() if name.split("-", 2)[2] in names}
+    family = job_name(project.root / "build" / ".work" / "train-")
+    return {number for number, (name, _) in jobs(cluster).items() if name.startswith(family)}
 
 
 def checkpoints(project):
@@ -186,7 +186,7 @@ def test_a_requeued_job_goes_on_from_its_checkpoint_and_the_build_waits(project,
 
 
 def test_a_preempted_job_is_told_from_a_cancelled_one(project, cluster):
-    project.edit("time = 30", "time = 30\noptions = { exclusive = true, requeue = false }")
+    project.edit("time = 30", "time = 30\noptions = { exclusive = true, no-requeue = true }")
     lengthen(project, 400)
     process = training(project)
     (number,) = trainings(project, cluster)

@@ -83,6 +83,7 @@ ORDER = [
     "shares",
     "process",
     "job_end",
+    "job_request",
     "slurm_job",
     "slurm",
     "stage",

