@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+_WITH_US = ("setpriv", "--pdeathsig", "TERM")  # it ends when the tests do, however they end
 PROGRAMS = ("sbatch", "slurmctld", "slurmd", "munged")
 CONF = """\
 ClusterName=test
@@ -63,7 +64,7 @@ class Cluster:
         self._environment = {**os.environ, "SLURM_CONF": str(self.conf)}
         self._daemons = [_munged(self.folder / "munge")]
         for command in (["slurmctld", "-D", "-i"], ["slurmd", "-D"]):
-            self._daemons.append(subprocess.Popen(command, env=self._environment, start_new_session=True))
+            self._daemons.append(subprocess.Popen([*_WITH_US, *command], env=self._environment, start_new_session=True))
         _wait_for(lambda: "idle" in self.run("sinfo", "--noheader", "--format=%t"), self.folder)
 
     def run(self, *command: str) -> str:
@@ -94,7 +95,7 @@ def _munged(folder: Path) -> subprocess.Popen[bytes]:
              (("key-file", "key"), ("socket", "socket"), ("pid-file", "pid"), ("log-file", "log"),
               ("seed-file", "seed"))]  # fmt: skip
     daemon = subprocess.Popen(
-        ["munged", "--foreground", *files], user=user.pw_uid, group=user.pw_gid, extra_groups=[],
+        [*_WITH_US, "munged", "--foreground", *files], user=user.pw_uid, group=user.pw_gid, extra_groups=[],
         start_new_session=True,
     )  # fmt: skip
     _wait_for((folder / "socket").exists, folder)

@@ -8,7 +8,7 @@ from typing import Any
 
 from tunemake.cluster import SlurmJob
 
-WARNING = "SIGUSR2"  # the signal that comes before the time limit
+WARNING = "SIGUSR2"  # the signal that Slurm is told to send before the time limit; no other tool's
 _TIME = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)")
 _WORDS = {
     "CANCELLED": "was cancelled (scancel)",

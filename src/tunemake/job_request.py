@@ -10,6 +10,7 @@ from typing import Any
 
 from tunemake.digests import sha256_of_bytes
 from tunemake.faults import Fault
+from tunemake.job_end import WARNING
 from tunemake.plugins import installed_version
 
 _OWN = ("partition", "time", "gpus", "constraint")
@@ -38,10 +39,11 @@ def parameters(told: Mapping[str, Any], name: str, root: Path) -> dict[str, Any]
     more = {key: value for key, value in wanted.items() if value is not False}
     limit = seconds_of(more.get("time"))
     warning = told["warning"] if limit is None else max(1, min(told["warning"], limit // 4))
+    cores = more.get("cpus-per-task")  # srun no longer takes it over from sbatch
     return {
-        "job_name": name, "signal_delay_s": warning, "stderr_to_stdout": True,
+        "job_name": name, "stderr_to_stdout": True, "srun_args": [f"--cpus-per-task={cores}"] if cores else [],
         "time": None, "wckey": None,  # submitit's own defaults: five minutes, and its name
-        "additional_parameters": {"chdir": str(root), **more},
+        "additional_parameters": {"chdir": str(root), "signal": f"{WARNING.removeprefix('SIG')}@{warning}", **more},
     }  # fmt: skip
 
 

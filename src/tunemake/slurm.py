@@ -74,7 +74,7 @@ class Slurm:
         cluster.drop_note(job.work)
         if why is None:
             return outcome(stage, status["code"], job), Fault(stage, "done")
-        return None, Fault(stage, told(number, why, shown, status), next_step=_next_step(job.work, why))
+        return None, Fault(stage, told(number, why, shown, status), next_step=_next_step(job.work, number, why))
 
     def _found(self, work: Path) -> str | None:
         """Give the number of a work folder's job, by its note or by its name in the queue; None where there is none."""
@@ -174,7 +174,10 @@ def _settled(work: Path, number: str, shown: cluster.SlurmJob | None) -> dict[st
         time.sleep(_LOOK_SECONDS)
 
 
-def _next_step(work: Path, why: str) -> str:
+def _next_step(work: Path, number: str, why: str) -> str:
+    output = work / cluster.FOLDER / f"{number}_0_log.out"
+    if why in {"FAILED", "COMPLETED"}:  # and its stage did not come to its end
+        return f"its output: {output}" if output.exists() else f"no node could write {output}"
     kept = xtuner.checkpoints(work)
     goes_on = f"the next build goes on from {kept[-1].stem}" if kept else "the next build begins it anew"
     return f"{RAISE[why]}, or build again: {goes_on}" if why in RAISE else goes_on

@@ -16,12 +16,13 @@ from typing import Any
 
 from tunemake import cluster
 from tunemake.digests import replace_text
+from tunemake.job_end import WARNING
 from tunemake.process import end_what_is_left, start
 from tunemake.stages import DONE, EVENTS, FAULTS, JOB
 from tunemake.store import locked
 
 STATUS = f"{cluster.FOLDER}/status.json"
-WARNING = signal.SIGUSR2  # what Slurm sends before the time limit; submitit's own
+_WARNING = signal.Signals[WARNING]
 _KEPT = {JOB, EVENTS, cluster.FOLDER}
 
 
@@ -64,7 +65,7 @@ def status(work: Path, number: str) -> dict[str, Any]:
 def _watched(begin: Callable[[], subprocess.Popen[bytes]]) -> tuple[int, list[str]]:
     """Begin a stage and wait for its end; give its exit code, and the names of the signals handed on to it."""
     got: list[str] = []
-    signal.signal(WARNING, signal.SIG_IGN)  # inherited: Slurm sends it to the stage's processes too
+    signal.signal(_WARNING, signal.SIG_IGN)  # inherited: Slurm sends it to the stage's processes too
     child = begin()
 
     def hand_on(number: int, _frame: object) -> None:
@@ -72,7 +73,7 @@ def _watched(begin: Callable[[], subprocess.Popen[bytes]]) -> tuple[int, list[st
         with suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGTERM)
 
-    for number in (WARNING, signal.SIGTERM):
+    for number in (_WARNING, signal.SIGTERM):
         signal.signal(number, hand_on)
     code = child.wait()
     end_what_is_left(child)

@@ -268,6 +268,14 @@ def test_a_gpu_that_is_not_there(project, kind, monkeypatch):
     assert f": train.{name}: {value} needs a CUDA GPU, and none is here; " in project.check(2)
 
 
+def test_a_project_for_slurm_where_no_job_can_be_sent(project, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    project.edit("[train]", '[launch]\non = "slurm"\n\n[train]\nprecision = "bfloat16"')
+    told = project.check(2)
+    assert ": launch.on: no sbatch here; expected a machine that Slurm's jobs are sent from" in told
+    assert "bfloat16 needs a CUDA GPU, and only the job's node can tell whether it has one" in told
+
+
 def test_an_old_bitsandbytes(project, tmp_path, monkeypatch):
     old = tmp_path / "site" / "bitsandbytes-0.45.0.dist-info"
     old.mkdir(parents=True)

@@ -3,12 +3,14 @@
 import json
 import os
 import re
+import shutil
 import signal
+import subprocess
 
 import pytest
 
 import slurm_cluster
-from conftest import kill, wait_for
+from conftest import TinyProject, kill, wait_for
 from tunemake.job_request import job_name
 
 LACKING = slurm_cluster.lacking()
@@ -19,6 +21,7 @@ on = "slurm"
 [launch.slurm]
 partition = "test"
 time = 30
+options = { cpus-per-task = 1 }
 """
 VARIANTS = """
 [variants.a]
@@ -42,18 +45,26 @@ def cluster():
         os.environ["SLURM_CONF"] = before
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, tiny_llama):
+    """A project all but trained, whose training is long enough to be caught, with a checkpoint after each iteration."""
+    made = TinyProject(tmp_path_factory.mktemp("prepared") / "p")
+    shutil.copytree(tiny_llama, made.root / "models" / "tiny")
+    made.edit("[evaluate]", LAUNCH + "\n[evaluate]")
+    made.edit("steps = 4", "steps = 40")
+    made.edit("every = 2, keep = 2", "every = 1, keep = 3")
+    made.built("config", "data")
+    return made.root
+
+
 @pytest.fixture
-def project(project, cluster):
-    """A project whose trainings are jobs, each long enough to be caught, with a checkpoint after each iteration."""
-    project.edit("[evaluate]", LAUNCH + "\n[evaluate]")
-    project.edit("every = 2, keep = 2", "every = 1, keep = 3")
-    yield project
+def project(tmp_path, prepared, cluster):
+    made = TinyProject.__new__(TinyProject)
+    made.root = tmp_path / "p"
+    subprocess.run(["cp", "-a", str(prepared), str(made.root)], check=True)
+    yield made
     cluster.run("scancel", "--me")
     wait_for(lambda: not cluster.run("squeue", "--noheader").strip())
-
-
-def lengthen(project, steps):
-    project.edit("steps = 4", f"steps = {steps}")
 
 
 def jobs(cluster):
@@ -87,7 +98,6 @@ def training(project):
 
 def test_three_variants_are_jobs_at_once_and_a_killed_build_finds_them_again(project, cluster):
     project.edit("\n[train]", VARIANTS + "\n[train]")
-    lengthen(project, 60)
     process = project.start("doit", "-n", "3")
     wait_for(lambda: len(checkpoints(project)) == 3 and all(checkpoints(project).values()), 240)
     os.killpg(process.pid, signal.SIGKILL)
@@ -112,7 +122,7 @@ def test_three_variants_are_jobs_at_once_and_a_killed_build_finds_them_again(pro
 def test_a_build_killed_while_it_submits_starts_no_second_job(project, cluster):
     for _ in range(4):
         cluster.run("sbatch", "--output=/dev/null", "--job-name=filler", "--wrap", "sleep 600")
-    project.edit('select = "last"\n', "")
+    project.edit("steps = 40", "steps = 4")
     process = project.start("doit", "train")
     wait_for(lambda: any((work / ".slurm/job.json").exists() for work in project.work("train")))
     kill(process)
@@ -128,33 +138,30 @@ def test_a_build_killed_while_it_submits_starts_no_second_job(project, cluster):
 
 
 def test_a_cancelled_job_is_told_and_the_next_build_resumes(project, cluster):
-    lengthen(project, 60)
     process = training(project)
-    (number,) = trainings(project, cluster)
-    cluster.run("scancel", number)
+    (first,) = trainings(project, cluster)
+    cluster.run("scancel", first)
     out = process.communicate(timeout=90)[0]
     assert process.returncode == 1
-    line = rf"train: job {number} was cancelled \(scancel\) after .*; the next build goes on from (iter_\d+)\n"
+    line = rf"train: job {first} was cancelled \(scancel\) after .*; the next build goes on from (iter_\d+)\n"
     kept = re.search(line, out)
     assert kept, out
+    # The next one is cancelled while nobody waits.
+    process = project.start("doit", "train")
+    wait_for(lambda: any(f"iter_{int(kept[1][5:]) + 1}.pth" in found for found in checkpoints(project).values()))
+    kill(process)
+    (second,) = trainings(project, cluster) - {first}
+    cluster.run("scancel", second)
+    wait_for(lambda: jobs(cluster)[second][1] == "CANCELLED")
     done = project.built("train")
-    assert f"resuming from {kept[1]}.pth" in done.err
-    assert len(trainings(project, cluster)) == 2
+    assert f"resuming from {kept[1]}.pth" in done.err  # told by the second job
+    assert re.search(rf"train: job {second} was cancelled \(scancel\) after .*; a new job takes its place\n", done.err)
+    assert int(project.record("default/train")["facts"]["resumed_from"][5:-4]) > int(kept[1][5:])
+    assert len(trainings(project, cluster)) == 3
 
 
-def test_a_job_cancelled_while_nobody_waits_is_told_by_the_next_build_which_goes_on(project, cluster):
-    lengthen(project, 60)
-    kill(training(project))
-    (number,) = trainings(project, cluster)
-    cluster.run("scancel", number)
-    wait_for(lambda: jobs(cluster)[number][1] == "CANCELLED")
-    done = project.built("train")
-    assert re.search(rf"train: job {number} was cancelled \(scancel\) after .*; a new job takes its place", done.err)
-    assert "resuming from iter_" in done.err
-
-
-def test_ctrl_c_leaves_the_job_and_says_how_to_end_it(project, cluster):
-    lengthen(project, 60)
+def test_ctrl_c_leaves_the_job_and_a_requeued_one_goes_on(project, cluster):
+    project.edit("steps = 40", "steps = 100")
     process = training(project)
     (number,) = trainings(project, cluster)
     process.send_signal(signal.SIGINT)
@@ -169,25 +176,20 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_end_it(project, cluster):
     here = project.doit("train")
     assert here.code == 1
     assert f"train: job {number} of Slurm works on it" in here.told()
-    assert jobs(cluster)[number][1] == "RUNNING"
-
-
-def test_a_requeued_job_goes_on_from_its_checkpoint_and_the_build_waits(project, cluster):
-    lengthen(project, 60)
-    process = training(project)
-    (number,) = trainings(project, cluster)
+    project.edit('on = "here"', 'on = "slurm"')
     cluster.run("scontrol", "requeue", number)
-    wait_for(lambda: jobs(cluster)[number][1] != "RUNNING")
+    wait_for(lambda: jobs(cluster)[number][1] == "PENDING")
     cluster.run("scontrol", "update", f"JobId={number}", "StartTime=now")  # Slurm lets a requeued job wait two minutes
-    out = process.communicate(timeout=240)[0]
-    assert process.returncode == 0, out
-    assert "resuming from iter_" in out
+    done = project.built("train")
+    assert f"job {number} of an earlier build is found again" in done.err
+    assert "resuming from iter_" in done.err
     assert trainings(project, cluster) == {number}
 
 
 def test_a_preempted_job_is_told_from_a_cancelled_one(project, cluster):
-    project.edit("time = 30", "time = 30\noptions = { exclusive = true, no-requeue = true }")
-    lengthen(project, 400)
+    project.edit("time = 30", "time = 30")
+    project.edit("{ cpus-per-task = 1 }", "{ exclusive = true, no-requeue = true }")
+    project.edit("steps = 40", "steps = 400")
     process = training(project)
     (number,) = trainings(project, cluster)
     cluster.run("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1")
@@ -197,15 +199,15 @@ def test_a_preempted_job_is_told_from_a_cancelled_one(project, cluster):
 
 
 def test_a_stage_that_fails_in_a_job_tells_its_own_fault(project, cluster):
-    project.edit('source = "models/tiny"', 'source = "models/tiny"\ntemplate_check = "error"')
-    project.edit('prompt_template = "chatml"', 'prompt_template = "internlm2_chat"')
+    question = json.loads((project.root / "build/default/data/train.json").read_text())[0]["messages"][0]["content"]
+    project.edit("count to three for me", question)
     done = project.doit("train")
     assert done.code == 1
-    (line,) = [line for line in done.out.splitlines() if "model.prompt_template" in line]
-    assert "project.toml:" in line
-    assert "Slurm" not in line
-    assert "job" not in line.replace("jobs", "")
+    assert [line for line in done.out.splitlines() if "project.toml" in line] == [
+        f"evaluate.probe leak: trained on: {question}; expected prompts that are not in the training data"
+    ]
     (number,) = trainings(project, cluster)
+    assert f"job {number} " not in done.out
     assert jobs(cluster)[number][1] == "FAILED"
 
 
@@ -218,9 +220,10 @@ def test_what_sbatch_refuses_is_one_line_at_its_place(project):
 
 
 def test_jobs_bounds_how_many_are_in_the_queue(project, cluster):
-    project.edit("\n[train]", VARIANTS + "\n[train]")
+    project.edit("\n[train]", VARIANTS.partition("[variants.c]")[0] + "\n[train]")
     project.edit("time = 30", "time = 30\njobs = 1")
-    process = project.start("doit", "-n", "3", "train")
+    project.edit("steps = 40", "steps = 4")
+    process = project.start("doit", "-n", "2", "train")
     most = 0
     while process.poll() is None:
         live = [name for name, state in jobs(cluster).values() if state in {"PENDING", "RUNNING"}]
@@ -234,7 +237,7 @@ def test_jobs_bounds_how_many_are_in_the_queue(project, cluster):
 @pytest.mark.nightly
 def test_a_job_over_its_time_limit_saves_is_told_and_the_next_build_resumes(project, cluster):
     project.edit("time = 30", "time = 1")
-    lengthen(project, 4000)
+    project.edit("steps = 40", "steps = 4000")
     process = training(project)
     (number,) = trainings(project, cluster)
     out = process.communicate(timeout=180)[0]

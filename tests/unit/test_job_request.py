@@ -18,20 +18,24 @@ def asked(**told):
 def test_values_become_options():
     made = asked(partition="gpu", time="2:00:00", gpus="a100:2", constraint="nvme", options={"mem": "8G", "qos": False})
     more = {"partition": "gpu", "time": "2:00:00", "gpus": "a100:2", "constraint": "nvme", "mem": "8G"}
-    assert made["additional_parameters"] == {"chdir": "/p", "requeue": True, **more}
-    assert made["signal_delay_s"] == 60
+    assert made["additional_parameters"] == {"chdir": "/p", "requeue": True, "signal": "USR2@60", **more}
 
 
 def test_a_cluster_decides_what_is_left_out():
     made = asked()
-    assert made["additional_parameters"] == {"chdir": "/p", "requeue": True}
+    assert made["additional_parameters"] == {"chdir": "/p", "requeue": True, "signal": "USR2@60"}
     assert made["time"] is None
     assert "requeue" not in asked(options={"no-requeue": True})["additional_parameters"]
 
 
 @pytest.mark.parametrize(("time", "warning"), [(1, 15), (4, 60), (600, 60), ("0:20", 5), ("1-0", 60)])
 def test_the_warning_is_at_most_a_quarter_of_the_limit(time, warning):
-    assert asked(time=time)["signal_delay_s"] == warning
+    assert asked(time=time)["additional_parameters"]["signal"] == f"USR2@{warning}"
+
+
+def test_the_cores_of_a_job_are_those_of_its_step():
+    assert asked(options={"cpus-per-task": 8})["srun_args"] == ["--cpus-per-task=8"]
+    assert asked()["srun_args"] == []
 
 
 @pytest.mark.parametrize(
