@@ -161,7 +161,7 @@ def test_a_cancelled_job_is_told_and_the_next_build_resumes(project, cluster):
 
 
 def test_ctrl_c_leaves_the_job_and_a_requeued_one_goes_on(project, cluster):
-    project.edit("steps = 40", "steps = 100")
+    project.edit("steps = 40", "steps = 70")
     process = training(project)
     (number,) = trainings(project, cluster)
     process.send_signal(signal.SIGINT)
@@ -187,7 +187,6 @@ def test_ctrl_c_leaves_the_job_and_a_requeued_one_goes_on(project, cluster):
 
 
 def test_a_preempted_job_is_told_from_a_cancelled_one(project, cluster):
-    project.edit("time = 30", "time = 30")
     project.edit("{ cpus-per-task = 1 }", "{ exclusive = true, no-requeue = true }")
     project.edit("steps = 40", "steps = 400")
     process = training(project)
@@ -203,9 +202,8 @@ def test_a_stage_that_fails_in_a_job_tells_its_own_fault(project, cluster):
     project.edit("count to three for me", question)
     done = project.doit("train")
     assert done.code == 1
-    assert [line for line in done.out.splitlines() if "project.toml" in line] == [
-        f"evaluate.probe leak: trained on: {question}; expected prompts that are not in the training data"
-    ]
+    line = f"evaluate.probe leak: trained on: {question}; expected prompts that are not in the training data"
+    assert line in done.out.splitlines()
     (number,) = trainings(project, cluster)
     assert f"job {number} " not in done.out
     assert jobs(cluster)[number][1] == "FAILED"
@@ -245,6 +243,7 @@ def test_a_job_over_its_time_limit_saves_is_told_and_the_next_build_resumes(proj
     line = rf"train: job {number} ran over its time limit of 1 min; raise time in \[launch.slurm\], or build again: "
     kept = re.search(line + r"the next build goes on from (iter_\d+)\n", out)
     assert kept, out
+    project.edit("time = 1", "time = 30")
     process = project.start("doit", "train")
     wait_for(lambda: any(f"{kept[1]}.pth" in (work / "log.txt").read_text() for work in project.work("train")))
     (work,) = project.work("train")
