@@ -263,7 +263,7 @@ class Builder:
         """Prepare the folder that a stage works in, empty or with what it goes on from; give what runs it there."""
         run = self._run
         if self._is_job(stage):
-            slurm = Slurm(self.projects[stage.variant].launch["slurm"])
+            slurm = Slurm(self.projects[stage.variant].launch["slurm"], stage.name)
             run = slurm.run
             if slurm.holds(work):
                 return run

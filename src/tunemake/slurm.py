@@ -32,10 +32,13 @@ Watch = Callable[[Event], None]
 
 
 class Slurm:
-    """Runs stages as jobs, as process.run_stage runs them here. told: the project's [launch.slurm] table."""
+    """Runs a stage as a job, as process.run_stage runs it here.
 
-    def __init__(self, told: Mapping[str, Any]) -> None:
-        self._told = told
+    told: the project's [launch.slurm] table. name: what messages call the stage.
+    """
+
+    def __init__(self, told: Mapping[str, Any], name: str) -> None:
+        self._told, self._name = told, name
 
     def holds(self, work: Path) -> bool:
         """Say whether a job works in a folder or has ended there and nobody was told: what lies there is its own."""
@@ -50,11 +53,11 @@ class Slurm:
         with stopping():
             number = self._found(job.work)
             if number is not None:
-                watch({"say": f"{stage}: job {number} of an earlier build is found again"})
+                watch({"say": f"{self._name}: job {number} of an earlier build is found again"})
                 facts, ended = self._ended(stage, number, job, watch)
                 if facts is not None:
                     return facts
-                watch({"say": f"{stage}: {ended.what}; a new job takes its place"})
+                watch({"say": f"{self._name}: {ended.what}; a new job takes its place"})
             number = self._submitted(stage, job, share, watch)
             facts, ended = self._ended(stage, number, job, watch)
         if facts is not None:
@@ -65,7 +68,7 @@ class Slurm:
         """Wait for a job's end; give what its stage told, or what ended it from outside."""
         try:
             with stopping():
-                shown = _followed(stage, number, job.work, watch)
+                shown = _followed(self._name, number, job.work, watch)
         except StoppedError as error:
             step = f"job {number} runs on: the next doit waits for it, scancel {number} ends it"
             raise StoppedError(replace(error.faults[0], next_step=step), error.signal_number) from None
@@ -73,8 +76,8 @@ class Slurm:
         why = cause(shown, status)
         cluster.drop_note(job.work)
         if why is None:
-            return outcome(stage, status["code"], job), Fault(stage, "done")
-        return None, Fault(stage, told(number, why, shown, status), next_step=_next_step(job.work, number, why))
+            return outcome(stage, status["code"], job), Fault(self._name, "done")
+        return None, Fault(self._name, told(number, why, shown, status), next_step=_next_step(job.work, number, why))
 
     def _found(self, work: Path) -> str | None:
         """Give the number of a work folder's job, by its note or by its name in the queue; None where there is none."""
@@ -105,7 +108,7 @@ class Slurm:
             except submitit.core.utils.FailedJobError:
                 raise StageError(_refused(refusal.getvalue())) from None
         cluster.write_note(job.work, sent.job_id, name)
-        watch({"say": f"{stage}: job {sent.job_id} is submitted"})
+        watch({"say": f"{self._name}: job {sent.job_id} is submitted"})
         return str(sent.job_id)
 
     @contextmanager
@@ -133,7 +136,7 @@ def refuse_its_job(stage: str, work: Path) -> None:
     cluster.drop_note(work)
 
 
-def _followed(stage: str, number: str, work: Path, watch: Watch) -> cluster.SlurmJob | None:
+def _followed(name: str, number: str, work: Path, watch: Watch) -> cluster.SlurmJob | None:
     """Show a job's events until it is over; give it as Slurm then shows it, None where that knows it no more."""
     tail, before, asked, pause = Tail(work / EVENTS), "", 0.0, _FIRST_ASK
     while True:
@@ -151,7 +154,7 @@ def _followed(stage: str, number: str, work: Path, watch: Watch) -> cluster.Slur
                 line = str(error)
             if line != before and not ended:
                 before = line
-                watch({"say": f"{stage}: {line}"})
+                watch({"say": f"{name}: {line}"})
         time.sleep(_LOOK_SECONDS)
     for event in tail.new_events():
         watch(event)
@@ -161,7 +164,8 @@ def _followed(stage: str, number: str, work: Path, watch: Watch) -> cluster.Slur
 def _standing(shown: cluster.SlurmJob) -> str:
     if shown.state == "RUNNING":
         return f"job {shown.number} runs on {shown.node}"
-    return f"job {shown.number} waits ({shown.state.lower()}, {shown.reason})"
+    why = "" if shown.reason == "None" else f", {shown.reason}"
+    return f"job {shown.number} waits ({shown.state.lower()}{why})"
 
 
 def _settled(work: Path, number: str, shown: cluster.SlurmJob | None) -> dict[str, Any]:

@@ -217,6 +217,7 @@ def test_what_sbatch_refuses_is_one_line_at_its_place(project):
     assert "Traceback" not in done.told()
 
 
+@pytest.mark.nightly
 def test_jobs_bounds_how_many_are_in_the_queue(project, cluster):
     project.edit("\n[train]", VARIANTS.partition("[variants.c]")[0] + "\n[train]")
     project.edit("time = 30", "time = 30\njobs = 1")
