@@ -137,6 +137,20 @@ def test_a_build_killed_while_it_submits_starts_no_second_job(project, cluster):
     assert trainings(project, cluster) == {number}
 
 
+def test_a_job_that_ends_while_nobody_waits_is_taken_as_it_is(project, cluster):
+    project.edit("steps = 40", "steps = 4")
+    process = project.start("doit", "train")
+    wait_for(lambda: any((work / ".slurm/job.json").exists() for work in project.work("train")))
+    kill(process)
+    (number,) = trainings(project, cluster)
+    wait_for(lambda: jobs(cluster)[number][1] == "COMPLETED")
+    assert not (project.root / "build/default/train").exists()
+    done = project.built("train")
+    assert f"train: job {number} of an earlier build is found again" in done.err
+    assert trainings(project, cluster) == {number}
+    assert "resumed_from" not in project.record("default/train")["facts"]
+
+
 def test_a_cancelled_job_is_told_and_the_next_build_resumes(project, cluster):
     process = training(project)
     (first,) = trainings(project, cluster)
