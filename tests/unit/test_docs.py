@@ -84,3 +84,11 @@ def test_what_the_page_of_probes_declares_is_allowed(block, tmp_path):
 def test_the_page_of_probes_names_each_that_ships(tmp_path):
     names = Plugins(tmp_path, [], Digests(tmp_path / "digests.json")).names(PROBES)
     assert [name for name in names if f"`{name}`" not in PROBES_PAGE] == []
+
+
+def test_the_page_of_performance_is_what_the_benchmarks_wrote(monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY / "bench"))
+    spec = importlib.util.spec_from_file_location("bench_all", REPOSITORY / "bench" / "all.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (DOCS / "performance.md").read_text("utf-8") == module.page(), "python bench/all.py --page writes it anew"
