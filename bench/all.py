@@ -25,8 +25,8 @@ BENCHES = {
 _HEAD = """# Performance
 
 Each benchmark runs beside its peers, interleaved in one run, on the machine that its table names; what counts are the
-ratios. `python bench/all.py` runs them all and writes this page; `python bench/merge.py` runs one. Correctness has a page
-of its own, [correctness.md](correctness.md).
+ratios. `python bench/all.py` runs them all and writes this page; `python bench/merge.py` runs one. Correctness has a
+page of its own, [correctness.md](correctness.md).
 """
 
 
