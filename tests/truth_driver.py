@@ -22,7 +22,7 @@ import truth_project
 from tunemake import process
 from tunemake.faults import Fault, StageError, TunemakeError
 from tunemake.loading import load_builder
-from tunemake.stages import DONE, EVENTS, FAULTS, LOG, Job, __main__
+from tunemake.stages import LOG, Job, __main__
 
 LIGHT = {"base", "dataset", "data", "config"}
 _LIBRARIES = ("tunemake.tasks", "tunemake.progress", "tunemake_builtins.mix", "doit.doit_cmd")
@@ -38,9 +38,7 @@ def forked_stage(
 ) -> dict[str, Any]:
     """Run a stage as process.run_stage does, in a fork: what is imported is there, and a plugin is imported anew."""
     del watch
-    process._write_job(job)
-    for name in (DONE, FAULTS, EVENTS):
-        (job.work / name).unlink(missing_ok=True)
+    process.prepare(job)
     theirs, ours = os.pipe()
     child = os.fork()
     if child == 0:
@@ -50,11 +48,7 @@ def forked_stage(
     os.close(theirs)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     os.close(ours)
-    if code == 0 and (job.work / DONE).exists():
-        if not (job.work / LOG).stat().st_size:
-            (job.work / LOG).unlink()
-        return json.loads((job.work / DONE).read_text("utf-8"))
-    raise process._failure(stage, code, job)
+    return process.outcome(stage, code, job)
 
 
 def _be_stage(stage: str, job: Job, environment: dict[str, str], standard_input: int) -> None:

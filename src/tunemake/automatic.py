@@ -24,7 +24,9 @@ def resolved(projects: list[Project], environment: Mapping[str, str]) -> list[Pr
     asking = [project for project in projects if project.train["precision"] == AUTO]
     if not asking:
         return projects
-    kept: Mapping[str, Any] = (read_lock(projects[0].root) or {}).get(CHOSEN, {})
+    root = projects[0].root
+    # What lies there and is no file keeps no build from being made; the end of the build tells of it.
+    kept: Mapping[str, Any] = ((read_lock(root) or {}) if (root / FILE).is_file() else {}).get(CHOSEN, {})
     known = {project.variant.name: kept.get(project.variant.name, {}).get(PRECISION) for project in asking}
     if wrong := sorted({str(value) for value in known.values() if value is not None and value not in PRECISIONS}):
         step = f'delete "{CHOSEN}" from it, or take it from version control'

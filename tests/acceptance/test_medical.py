@@ -96,8 +96,8 @@ from mmengine.config import Config
 config = Config.fromfile(sys.argv[1])
 llm = config.model.llm
 print("LOADED", json.dumps([
-    config.model.type.__name__, llm.quantization_config.load_in_4bit, config.model.lora.r, config.max_length,
-    config.train_dataset.template_map_fn.template.INSTRUCTION, config.train_cfg.max_epochs,
+    config.model.type.__name__, llm.quantization_config.load_in_4bit, config.model.lora.r, config.tokens_path,
+    config.prompt_template.INSTRUCTION, config.train_cfg.max_epochs,
 ]))
 """
 
@@ -112,4 +112,11 @@ def test_xtuner_takes_the_recipe_for_internlm_7b(medical):
     done = medical.run(sys.executable, "-c", LOADED, "train.py")
     assert done.code == 0, done.told()
     loaded = json.loads(done.out.rpartition("LOADED")[2])
-    assert loaded == ["SupervisedFinetune", True, 64, 1024, "<|User|>:{input}<eoh>\n<|Bot|>:", 1]
+    assert loaded == [
+        "SupervisedFinetune",
+        True,
+        64,
+        "build/default/tokens/tokens.arrow",
+        "<|User|>:{input}<eoh>\n<|Bot|>:",
+        1,
+    ]

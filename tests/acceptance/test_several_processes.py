@@ -86,27 +86,42 @@ def test_two_processes_come_to_what_one_comes_to_with_twice_the_samples(doubled)
     assert far(weights, adapter(doubled)) < 0.35 * moved
 
 
-@pytest.mark.parametrize("stage", ["zero2", pytest.param("zero3", marks=pytest.mark.nightly)])
-def test_deepspeed_killed_and_resumed_comes_to_the_merged_model_of_one_that_was_not(doubled, deepspeed, stage):
-    doubled.environment = {"PYTHONPATH": os.pathsep.join([str(deepspeed), *sys.path])}
+def under_deepspeed(project, deepspeed, stage):
+    """Have a project train under DeepSpeed, long enough to be killed."""
+    project.environment = {"PYTHONPATH": os.pathsep.join([str(deepspeed), *sys.path])}
     answers = 'answers = { every = 20, prompts = ["Who are you?"], max_new_tokens = 4 }'
-    doubled.edit("batch_size = 2", f'batch_size = 2\ndeepspeed = "{stage}"\n{answers}')
-    doubled.edit("steps = 4", "steps = 40")
-    doubled.edit("every = 2, keep = 2", "every = 10, keep = 2")
-    process = doubled.start("doit", "merge")
-    wait_for(lambda: any((work / "iter_20.pth").is_dir() for work in doubled.work("train")))
+    project.edit("batch_size = 2", f'batch_size = 2\ndeepspeed = "{stage}"\n{answers}')
+    project.edit("steps = 4", "steps = 40")
+    project.edit("every = 2, keep = 2", "every = 10, keep = 2")
+
+
+def killed_and_resumed(project):
+    """Kill the training when a checkpoint is there; build to the merged model."""
+    process = project.start("doit", "merge")
+    wait_for(lambda: any((work / "iter_20.pth").is_dir() for work in project.work("train")))
     kill(process)
-    wait_for(lambda: not processes_of(doubled.root / "build"))
-    (work,) = doubled.work("train")
+    wait_for(lambda: not processes_of(project.root / "build"))
+    (work,) = project.work("train")
     torn = [path for path in work.glob("iter_*.pth") if len(list(path.glob("*_optim_states.pt"))) < 2]
-    done = doubled.built("merge")
+    done = project.built("merge")
     assert "resuming from iter_" in done.err
     assert done.err.count("a checkpoint cut short") == len(torn)
-    resumed, curve = adapter(doubled), losses(doubled)
-    assert len(curve) == 40
+
+
+def test_deepspeed_killed_and_resumed_comes_to_a_merged_model(doubled, deepspeed):
+    under_deepspeed(doubled, deepspeed, "zero2")
+    killed_and_resumed(doubled)
+    assert len(losses(doubled)) == 40
     assert (doubled.root / "build/default/merged/model.safetensors").exists()
     assert not list((doubled.root / "build/default/train").glob("zero_to_fp32*"))
 
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("stage", ["zero2", "zero3"])
+def test_deepspeed_resumed_comes_to_what_it_would_have_come_to(doubled, deepspeed, stage):
+    under_deepspeed(doubled, deepspeed, stage)
+    killed_and_resumed(doubled)
+    resumed, curve = adapter(doubled), losses(doubled)
     assert doubled.doit("forget", "train", "adapter").code == 0
     assert "resuming" not in doubled.built("adapter").err
     assert losses(doubled) == pytest.approx(curve, abs=1e-4)

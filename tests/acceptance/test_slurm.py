@@ -137,6 +137,7 @@ def test_a_build_killed_while_it_submits_starts_no_second_job(project, cluster):
     assert trainings(project, cluster) == {number}
 
 
+@pytest.mark.nightly
 def test_a_job_that_ends_while_nobody_waits_is_taken_as_it_is(project, cluster):
     project.edit("steps = 40", "steps = 4")
     process = project.start("doit", "train")
@@ -174,6 +175,7 @@ def test_a_cancelled_job_is_told_and_the_next_build_resumes(project, cluster):
     assert len(trainings(project, cluster)) == 3
 
 
+@pytest.mark.nightly
 def test_ctrl_c_leaves_the_job_and_a_requeued_one_goes_on(project, cluster):
     project.edit("steps = 40", "steps = 70")
     process = training(project)

@@ -71,7 +71,7 @@ def sent(project: TinyProject, server: Server, **store: object) -> None:
     share(project, url=BUCKET, **store)
     done = project.run("tunemake", "store", "send", **server.environment)
     assert done.code == 0, done.told()
-    assert done.out.count(" is there") == 11, done.told()
+    assert done.out.count(" is there") == 12, done.told()
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ def test_gc_removes_what_no_link_needs_but_nothing_that_a_running_training_reads
     assert "would remove merge-" in told
     done = built.run("tunemake", "gc", "--work")
     assert done.code == 0, done.told()
-    assert done.out.count("a build holds it") == 4, done.out
+    assert done.out.count("a build holds it") == 5, done.out
     assert all(entry.is_dir() for entry in links.values())
     assert not list((built.root / "build/.store").glob("merge-*"))
     assert re.search(r"^removed \d+, [0-9.]+ MB$|^removed \d+, [0-9.]+ kB$", done.out, re.MULTILINE)
