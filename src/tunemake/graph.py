@@ -173,7 +173,6 @@ def _config(
 ) -> Stage:
     name = xtuner.config_template(project.train)
     own = deepspeed.source(project.train.get("deepspeed"))
-    settings = (deepspeed.SETTINGS,) if "deepspeed" in project.train else ()
     return Stage(
         name="config", kind="config", doc="the training config",
         parameters={
@@ -187,12 +186,17 @@ def _config(
             # An early stop's probes may be of the project's own files.
             "plugins": list(project.plugins) if "early_stop" in project.train else [],
         },
-        link=link(project, "config"), outputs=("train.py", "decides.py", "extends.py", *settings),
+        link=link(project, "config"), outputs=("train.py", "decides.py", "extends.py", *_deepspeed_settings(project)),
         needs={"base": Need("base", ("model.json",))}, sources=(*sources, *([own] if own is not None else [])),
         titles={
             "seed": "project.seed", "model": "model.source", "template": "train.template", "tokens_path": "tokens",
         },
     )  # fmt: skip
+
+
+def _deepspeed_settings(project: Project) -> tuple[str, ...]:
+    """Name the file of DeepSpeed's settings beside the config, where there is one."""
+    return (deepspeed.SETTINGS,) if "deepspeed" in project.train else ()
 
 
 def _without_template(train: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,11 +217,10 @@ def _train(project: Project, template: Mapping[str, Any], makes_tokens: str | No
     asked = {f"{table}.probe {probe['name']}": probe["prompts"]
              for table, probes in tables.items() for probe in probes if "prompts" in probe}  # fmt: skip
     files = [probe["prompts"] for probe in stopping if isinstance(probe.get("prompts"), str)]
-    settings = (deepspeed.SETTINGS,) if "deepspeed" in project.train else ()
     gpus = project.launch["gpus"]
     needs = {
         # The light datasets first, then the config: what can be wrong is told before anything heavy starts.
-        "config": Need("config", ("decides.py", "extends.py", *settings)),
+        "config": Need("config", ("decides.py", "extends.py", *_deepspeed_settings(project))),
         "base": MODEL,
         "data": Need("data", (data_file(project),)),
     }
