@@ -43,6 +43,8 @@ def run_tool(tool: str, arguments: Sequence[str]) -> None:
         sys.path.append(here)  # last: a template may name a hook of the project's, no file of which hides a library
     sys.argv = [TOOLS[tool], *arguments]
     runpy.run_module(TOOLS[tool], run_name="__main__", alter_sys=True)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _end_together()
 
 
 def _end_with_launcher() -> None:
@@ -55,6 +57,18 @@ def _end_with_launcher() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _end_together() -> None:
+    """End a process that has done its work, once the others have: gloo's threads, still running at exit, abort it."""
+    import torch.distributed
+
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _without_shared_memory() -> None:
