@@ -1,0 +1,121 @@
+"""Liger's fused kernels in place of a loaded model's own layers, by what the layers are rather than by their model.
+
+So a model whose code comes with it (InternLM2) has them too. Whoever puts them in holds the model's loss against that
+of its own layers; `restore` takes them out again. Liger is optional and runs on GPUs. Imports torch.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_GATED = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))
+_ROTARY = "apply_rotary_pos_emb"
+
+
+class Kernels:
+    """What was put in place of a model's own layers: by class name, how many."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Put in what fits; nothing without Liger or off a GPU."""
+        self.used: dict[str, int] = {}
+        self._modules: list[nn.Module] = []
+        self._functions: list[tuple[types.ModuleType, Callable[..., Any]]] = []
+        self.fused = usable(next(model.parameters()).device)
+        for module in model.modules() if self.fused else ():
+            if (forward := _norm(module) or _gated(module)) is not None:
+                self._note(module)
+                self._modules.append(module)
+                module.forward = types.MethodType(forward, module)
+            if type(module).__name__.endswith("Attention"):
+                self._rotate(module)
+
+    def restore(self) -> None:
+        """Let the model compute by its own layers again."""
+        for module in self._modules:
+            del module.forward
+        for source, function in self._functions:
+            setattr(source, _ROTARY, function)
+        self._modules, self._functions, self.fused = [], [], False
+
+    def _note(self, module: nn.Module) -> None:
+        name = type(module).__name__
+        self.used[name] = self.used.get(name, 0) + 1
+
+    def _rotate(self, module: nn.Module) -> None:
+        source = sys.modules[type(module).__module__]
+        own = getattr(source, _ROTARY, None)
+        if own is None or list(inspect.signature(own).parameters)[:4] != ["q", "k", "cos", "sin"]:
+            return
+        from liger_kernel.transformers.rope import liger_rotary_pos_emb
+
+        if own is not liger_rotary_pos_emb:
+            self._functions.append((source, own))
+            setattr(source, _ROTARY, liger_rotary_pos_emb)
+        self._note(module)
+
+
+def usable(device: torch.device) -> bool:
+    """Say whether Liger is installed and a device is one that it runs on."""
+    return device.type == "cuda" and importlib.util.find_spec("liger_kernel") is not None
+
+
+def cross_entropy(hidden: Tensor, head: nn.Module, targets: Tensor, *, fused: bool, whole: bool) -> Tensor:
+    """Give the mean cross entropy of the head's logits. hidden: (tokens, width); targets: (tokens,).
+
+    fused: by Liger. whole: the head's weight can be read apart from the module, as it cannot where processes share it.
+    """
+    if not fused:
+        return nn.functional.cross_entropy(head(hidden).float(), targets)
+    if whole and type(head) is nn.Linear:
+        from liger_kernel.transformers.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyLoss
+
+        loss: Tensor = LigerFusedLinearCrossEntropyLoss()(head.weight, hidden, targets, head.bias)
+        return loss
+    from liger_kernel.transformers.cross_entropy import LigerCrossEntropyLoss
+
+    by_logits: Tensor = LigerCrossEntropyLoss()(head(hidden), targets)
+    return by_logits
+
+
+def _norm(module: nn.Module) -> Callable[..., Tensor] | None:
+    # Gemma's norm, which adds one to its weight, calls its small number otherwise.
+    if not type(module).__name__.endswith("RMSNorm") or not hasattr(module, "variance_epsilon"):
+        return None
+    from liger_kernel.ops.rms_norm import LigerRMSNormFunction
+
+    def forward(self: Any, hidden_states: Tensor) -> Tensor:
+        out: Tensor = LigerRMSNormFunction.apply(hidden_states, self.weight, self.variance_epsilon, 0.0, "llama", False)
+        return out
+
+    return forward
+
+
+def _gated(module: nn.Module) -> Callable[..., Tensor] | None:
+    names = next((names for names in _GATED if all(hasattr(module, name) for name in names)), None)
+    if names is None or type(getattr(module, "act_fn", None)) not in _silus():
+        return None
+    from liger_kernel.ops.swiglu import LigerSiLUMulFunction
+
+    gate, up, down = names
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        product = LigerSiLUMulFunction.apply(getattr(self, gate)(x), getattr(self, up)(x))
+        out: Tensor = getattr(self, down)(product)
+        return out
+
+    return forward
+
+
+def _silus() -> tuple[type[nn.Module], ...]:
+    from transformers.activations import ACT2CLS
+
+    found = ACT2CLS["silu"]
+    return (nn.SiLU, found if isinstance(found, type) else found[0])
