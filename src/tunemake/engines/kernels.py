@@ -67,14 +67,11 @@ def usable(device: torch.device) -> bool:
     return device.type == "cuda" and importlib.util.find_spec("liger_kernel") is not None
 
 
-def cross_entropy(hidden: Tensor, head: nn.Module, targets: Tensor, *, fused: bool, whole: bool) -> Tensor:
-    """Give the mean cross entropy of the head's logits. hidden: (tokens, width); targets: (tokens,).
-
-    fused: by Liger. whole: the head's weight can be read apart from the module, as it cannot where processes share it.
-    """
+def cross_entropy(hidden: Tensor, head: nn.Module, targets: Tensor, *, fused: bool) -> Tensor:
+    """Give the logits' mean cross entropy. hidden: (tokens, width); targets: (tokens,); fused: by Liger."""
     if not fused:
         return nn.functional.cross_entropy(head(hidden).float(), targets)
-    if whole and type(head) is nn.Linear:
+    if type(head) is nn.Linear:
         from liger_kernel.transformers.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyLoss
 
         loss: Tensor = LigerFusedLinearCrossEntropyLoss()(head.weight, hidden, targets, head.bias)

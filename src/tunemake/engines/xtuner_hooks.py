@@ -63,9 +63,12 @@ class WarmUp(LinearLR):  # type: ignore[misc]
 
 
 class MetricsHook(Hook):  # type: ignore[misc]
-    """Writes JSON lines: iteration, iterations (in all), loss, lr, tokens, padded_tokens, seconds, peak_bytes."""
+    """Writes JSON lines: iteration, iterations (in all), loss, lr, tokens, padded_tokens, seconds, peak_bytes.
 
-    priority = "LOW"
+    loss: the mean over the processes.
+    """
+
+    priority = "ABOVE_NORMAL"  # before LoggerHook, which begins to count the peak anew
 
     def __init__(self, every: int = 1) -> None:
         self.every = every
@@ -90,12 +93,14 @@ class MetricsHook(Hook):  # type: ignore[misc]
         mask = data_batch["data"]["attention_mask"]
         counts = torch.tensor([int(mask.sum()), mask.numel()])
         all_reduce(counts)  # over the processes, each of which has samples of its own
+        loss = outputs["loss"].detach().float().clone()
+        all_reduce(loss, "mean")
         if not is_main_process():
             return
         line = {
             "iteration": done,
             "iterations": runner.max_iters,
-            "loss": float(outputs["loss"].detach()),
+            "loss": float(loss),
             "lr": self._lr,
             "tokens": int(counts[0]),
             "padded_tokens": int(counts[1]),

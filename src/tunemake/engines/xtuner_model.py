@@ -63,13 +63,13 @@ class FastFinetune(SupervisedFinetune):  # type: ignore[misc]
         if self.lora.target_modules is None:
             self.lora.target_modules = find_all_linear_names(self.llm)
         self.llm = get_peft_model(self.llm, self.lora)
-        # ZeRO-3 gathers a layer's weight when the layer is called, which the product does not do.
+        # The product does not call the layer whose weight it reads, and ZeRO-3 would not gather it.
         fused = 0 if is_deepspeed_zero3_enabled() else fuse(self.llm)
         print_log(f"{fused} adapted layers compute by one product", "current")
 
     def compute_loss(self, data: dict[str, Tensor], _samples: None = None) -> dict[str, Tensor]:
         """Give {"loss": the mean over the trained tokens}. data: input_ids, labels, attention_mask, position_ids."""
-        if self._kernels is None:
+        if self._kernels is None and not self._plain:
             self._prove(data)
         return {"loss": self.llm(**data).loss if self._plain else self._loss(data)}
 
@@ -80,13 +80,16 @@ class FastFinetune(SupervisedFinetune):  # type: ignore[misc]
         targets = given.pop("labels")[:, 1:]
         trained = targets != _UNTRAINED
         hidden = model.get_decoder()(**given, use_cache=False)[0][:, :-1][trained]
-        whole = not is_deepspeed_zero3_enabled()
-        return cross_entropy(
-            hidden, model.get_output_embeddings(), targets[trained], fused=self._kernels.fused, whole=whole
-        )
+        return cross_entropy(hidden, model.get_output_embeddings(), targets[trained], fused=self._kernels.fused)
 
     def _prove(self, data: dict[str, Tensor]) -> None:
-        """Hold the loss of one row of the batch against the model's own."""
+        """Hold the loss of one row of the batch against the model's own; under ZeRO-3 leave all as it is.
+
+        ZeRO-3 gathers weights when their layers are called, in the order that it once saw.
+        """
+        if is_deepspeed_zero3_enabled():
+            self._plain = True
+            return
         counts = (data["labels"] != _UNTRAINED).sum(1)
         at = int(counts.argmax())
         row, training = {name: value[at : at + 1] for name, value in data.items()}, self.training
