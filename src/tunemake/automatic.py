@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from tunemake.engines.sizing import FOR
 from tunemake.faults import Fault, InputError
 from tunemake.lock import CHOSEN, FILE, read_lock
 from tunemake.machine import best_precision
@@ -34,6 +36,13 @@ def resolved(projects: list[Project], environment: Mapping[str, str]) -> list[Pr
     here = None if all(known.values()) else best_precision(environment)
     return [_with(project, known[project.variant.name] or here) if project in asking else project
             for project in projects]  # fmt: skip
+
+
+def choices(root: Path) -> list[dict[str, Any]]:
+    """Give what earlier builds chose once a base model was there, whatever the variant; raises as `resolved` does."""
+    kept = ((read_lock(root) or {}) if (root / FILE).is_file() else {}).get(CHOSEN, {})
+    return [{name: value for name, value in chosen.items() if name != PRECISION}
+            for chosen in kept.values() if FOR in chosen]  # fmt: skip
 
 
 def _with(project: Project, precision: str | None) -> Project:

@@ -15,7 +15,7 @@ from pathlib import Path
 from tunemake import __version__, models
 from tunemake.artifacts import RECORD, Made, commit, elsewhere, read_record
 from tunemake.digests import Digests, sha256_of_file
-from tunemake.engines import xtuner
+from tunemake.engines import sizing, xtuner
 from tunemake.extension import take_over, why_anew
 from tunemake.faults import Fault, InputError, StageError, StoppedError
 from tunemake.glance import look_at
@@ -111,6 +111,8 @@ class Builder:
         """Say why an artifact is stale, and whether the store holds it."""
         if self._is_forgotten(stage):
             return ["forgotten on request"], False
+        if other := self._otherwise(stage, decides):
+            return [f"tunemake.lock has {other}"], False
         flaws = self.store.flaws(decides)
         if flaws:
             return [f"{stage.link}/{flaw}" for flaw in flaws], False
@@ -123,6 +125,11 @@ class Builder:
         if note := why_anew(before, decides):
             told.append(note)
         return told or ["not built yet" if flaws is None else "its link is gone"], flaws == []
+
+    def _otherwise(self, stage: Stage, decides: Decides) -> str | None:
+        """Say what was chosen for an artifact otherwise than tunemake.lock has it, which is kept to on any machine."""
+        choices = stage.runtime.get("choices", ())
+        return sizing.unlike(read_record(self.store.entry(decides)), choices) if choices else None
 
     def _is_forgotten(self, stage: Stage) -> bool:
         return any(self.store.is_forgotten(link) for link in stage.links)
@@ -150,7 +157,8 @@ class Builder:
 
         seconds, lacking = None, list[str]()
         with self.store.lock(state.decides, wait) as lock:
-            if anew or self._is_forgotten(stage) or not self._found(stage, state.decides, watch):
+            old = self._is_forgotten(stage) or self._otherwise(stage, state.decides)
+            if anew or old or not self._found(stage, state.decides, watch):
                 lacking = self._lacking(stage, watch)
                 seconds = None if lacking else self._make(stage, state, lock, watch)
             for link in () if lacking else stage.links:

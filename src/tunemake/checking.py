@@ -17,28 +17,34 @@ from tunemake.chat_templates import resolved
 from tunemake.contracts import Question
 from tunemake.data_check import Data, DataCheck, Leaks, Watching, stage_of
 from tunemake.data_findings import length_findings
-from tunemake.engines import xtuner
+from tunemake.engines import sizing, xtuner
 from tunemake.faults import Fault, InputError, ModelError
 from tunemake.findings import Finding, Severity, errors, unchecked
 from tunemake.job_request import lacking
-from tunemake.machine import gpu_findings, library_findings, needs_gpu, room_findings
+from tunemake.machine import device_memory, gpu_findings, library_findings, needs_gpu, room_findings
 from tunemake.project import Project, machine_environment
 from tunemake.questions import asked_again, questions_of, refuse_trained
+from tunemake.stage import Stage
 from tunemake.stages import export
 from tunemake.stages.base import FACTS, MODEL
-from tunemake.stages.config import model_faults
+from tunemake.stages.config import model_faults, training
 from tunemake.trained_text import TOKENIZER, LightTokenizer, TrainedTexts
 from tunemake.training_length import TrainingLength
 
 
 @dataclass
 class Checked:
-    """What was found of one variant. base: the model's facts; writes: bytes by what is written; free: bytes."""
+    """What was found of one variant.
+
+    base: the model's facts; memory: what is chosen for the training's device, and why; writes: bytes by what is
+    written; free: bytes.
+    """
 
     variant: str
     data: Data = field(default_factory=Data)
     base: dict[str, Any] | None = None
     length: TrainingLength | None = None
+    memory: str | None = None
     writes: dict[str, int] = field(default_factory=dict)
     free: int = 0
     findings: list[Finding] = field(default_factory=list)
@@ -71,6 +77,7 @@ class Check:
     def run(self) -> Checked:
         """Give what was found."""
         folder = self._base()
+        self._project = replace(self._project, train=self._train(folder))
         texts = self._texts(folder)
         words = set(self._template(folder)["stop_words"]) | (texts.special_tokens() if texts else set())
         questions = self._questions()
@@ -106,6 +113,31 @@ class Check:
         if self._project.model.get("sha256") is not None and not self._is_built(stage.name):
             found.findings.append(unchecked("model.sha256", "the model's files are not hashed here; the build does it"))
         return folder
+
+    def _train(self, folder: Path | None) -> dict[str, Any]:
+        """Give the table train with batch_size and accumulation: as chosen, as they would be, or as if all fitted."""
+        train, gpus = self._project.train, self._project.launch["gpus"]
+        stage = stage_of(self._builder, self._project, "config")
+        choice: sizing.Choice = {}
+        if self._is_built(stage.name):
+            record = self._builder.store.record(stage.link) or {"facts": {}}
+            choice = record["facts"].get("chosen", {})
+        elif folder is not None and self._found.base is not None:
+            choice = self._choice(stage, folder, self._found.base)
+        self._found.memory = choice.get(sizing.WHY)
+        return sizing.batches(train, gpus, choice)
+
+    def _choice(self, stage: Stage, folder: Path, facts: Mapping[str, Any]) -> sizing.Choice:
+        """Choose as the stage config would, without what tunemake.lock may have."""
+        train, told = self._project.train, stage.runtime
+        memory = device_memory(machine_environment(), told["machine"], train, self._project.launch["gpus"],
+                               here=told["on"] == "here")  # fmt: skip
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        try:
+            return sizing.choose(training(stage.parameters, facts, config, gpu=memory.of_gpu), memory)
+        except InputError as error:
+            self._found.findings += errors("batch", error.faults)
+            return {}
 
     def _is_built(self, name: str) -> bool:
         try:

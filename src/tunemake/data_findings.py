@@ -10,6 +10,7 @@ from tunemake.faults import Fault
 from tunemake.findings import Finding, excerpt
 from tunemake.training_length import TrainingLength
 
+MOST_PADDED = 1 / 3  # of what is computed; more is worth a word
 FEW = 20  # samples to an unlike answer, from which on a model learns the answers rather than to answer
 
 
@@ -37,6 +38,11 @@ def length_findings(length: TrainingLength, samples: int, train: Mapping[str, An
         what = f"{train['steps']} steps end before all samples were seen once"
         step = f"about {seen} of {samples} are trained on; {_steps_of_one_pass(length)} steps see all"
         yield Finding("note", "part_of_the_data", Fault("train.steps", what, next_step=step))
+
+    if length.padded is not None and length.padded > MOST_PADDED:
+        what = f"{length.padded:.0%} of what is computed is padding, since rows are as long as the longest of a batch"
+        step = f"packing = true computes about {1 / (1 - length.padded):.1f} times less; samples of a row then see each"
+        yield Finding("note", "padding", Fault("data.packing", what, next_step=f"{step} other, so try what it learns"))
 
 
 def _steps_of_one_pass(length: TrainingLength) -> int:

@@ -27,7 +27,9 @@ def extends(before: Mapping[str, Any], now: Decides) -> bool:
     alike = _differs_in_length_alone(before, now) and _longer(before["parameters"], now)
     done = before["facts"].get("iterations")  # of a record that was fetched it may be anything
     # A training's last step may be of fewer iterations than the others; a longer one has none such there.
-    whole = alike and isinstance(done, int) and done % now.parameters["accumulation"] == 0
+    # Chosen with the config, it is the same for both: extends.py holds it.
+    together = now.parameters.get("accumulation", before["facts"].get("accumulation"))
+    whole = alike and isinstance(done, int) and isinstance(together, int) and together > 0 and done % together == 0
     return whole and _goes_on(now.parameters) and "early_stop" not in now.parameters
 
 

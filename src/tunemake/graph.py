@@ -24,19 +24,23 @@ from tunemake.tokenising import tokens, tokens_file
 def stages(
     project: Project, needs_base: Callable[[str, Mapping[str, Any]], bool], template: Mapping[str, Any],
     config_sources: Sequence[str], variants: Sequence[str] = (), *, makes_tokens: str | None = None,
+    choices: Sequence[Mapping[str, Any]] = (),
 ) -> list[Stage]:  # fmt: skip
     """Give the project's stages, each after those that it needs.
 
     needs_base: says it of a generator, by name and parameters. template: the prompt template that the project names.
     config_sources: the files that the training config's template is made of. variants: the names of all.
-    makes_tokens: why the training makes its tokens itself; None where a stage makes them for it.
+    makes_tokens: why the training makes its tokens itself; None where a stage makes them for it. choices: what earlier
+    builds chose of what a project leaves open, from tunemake.lock.
     """
     base, tokens_path = _base(project), tokens_file(project) if makes_tokens is None else ""
     heavy = [d for d in project.datasets if needs_base(d.generator, d.parameters)]
     light = [d for d in project.datasets if d not in heavy]
     # What can be wrong and is quickly made comes first: an empty dataset is told before a model is fetched.
     made = [_dataset(project, dataset, None) for dataset in light]
-    made += [base, _config(project, template, base, config_sources, tokens_path)]
+    made += [base, replace(_config(project, template, base, config_sources, tokens_path), runtime={
+        "choices": list(choices), "machine": dict(project.machine), "on": project.launch["on"],
+    })]  # fmt: skip
     made += [_dataset(project, dataset, template) for dataset in heavy]
     made.append(_data(project))
     if makes_tokens is None:
@@ -185,11 +189,16 @@ def _config(
             "declared": sorted(project.declared) if xtuner.own_values(name) else [],
             # An early stop's probes may be of the project's own files.
             "plugins": list(project.plugins) if "early_stop" in project.train else [],
+            # What batch_size and accumulation are chosen by.
+            **({"gpus": project.launch["gpus"]} if project.launch["gpus"] > 1 else {}),
+            **({"memory": project.machine["memory"]} if "memory" in project.machine else {}),
         },
         link=link(project, "config"), outputs=("train.py", "decides.py", "extends.py", *_deepspeed_settings(project)),
-        needs={"base": Need("base", ("model.json",))}, sources=(*sources, *([own] if own is not None else [])),
+        needs={"base": Need("base", ("model.json", "model/config.json"))},
+        sources=(*sources, *([own] if own is not None else [])),
         titles={
             "seed": "project.seed", "model": "model.source", "template": "train.template", "tokens_path": "tokens",
+            "gpus": "launch.gpus", "memory": "machine.memory",
         },
     )  # fmt: skip
 

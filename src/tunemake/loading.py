@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tunemake import graph, models
-from tunemake.automatic import resolved
+from tunemake.automatic import choices, resolved
 from tunemake.building import Builder
 from tunemake.contracts import Question
 from tunemake.engines import xtuner
@@ -51,12 +51,13 @@ def _builder(root: Path, alone: bool, run: RunStage) -> Builder:  # noqa: FBT001
     projects, names = [], [project.variant.name for project in variants]
     whole = [_training_template(declared) for declared in variants]
     look_at(root / LOCK)
+    before = choices(root)
     chosen = resolved([project for project, _, _ in whole], machine_environment())
     for project, (_, sources, makes_tokens) in zip(chosen, whole, strict=True):
         _check(project, plugins)
         template = plugins.prompt_template(project.model["prompt_template"])
         made[project.variant.name] = graph.stages(
-            project, plugins.needs_base, template, sources, names, makes_tokens=makes_tokens
+            project, plugins.needs_base, template, sources, names, makes_tokens=makes_tokens, choices=before
         )
         _raise_all(project, _training_config(made[project.variant.name]))
         projects.append(project)
@@ -65,7 +66,7 @@ def _builder(root: Path, alone: bool, run: RunStage) -> Builder:  # noqa: FBT001
 
 def _check(project: Project, plugins: Plugins) -> None:
     _raise_all(project, _plugin_files(project, plugins))  # without them, nothing can be said of the datasets
-    faults = [*_model(project), *_evaluation(project, plugins), *_prompt_template(project, plugins)]
+    faults = [*_model(project), *_batch(project), *_evaluation(project, plugins), *_prompt_template(project, plugins)]
     for dataset in project.datasets:
         faults += _dataset(project, plugins, dataset)
     _raise_all(project, faults)
@@ -143,6 +144,15 @@ def _model(project: Project) -> Found:
     if source.kind != "folder" or folder.is_dir():
         return []
     return _at(at, [Fault(source.name, "no such folder", next_step=models.where_else(folder))])
+
+
+def _batch(project: Project) -> Found:
+    """Tell of an effective batch that the training's devices cannot part evenly."""
+    whole, gpus = project.train.get("effective_batch", 0), project.launch["gpus"]
+    if whole % gpus == 0:
+        return []
+    fault = Fault("launch.gpus", f"{gpus} devices cannot part it evenly", f"a multiple of {gpus}", str(whole))
+    return _at(("train", "effective_batch"), [fault])
 
 
 def _dataset(project: Project, plugins: Plugins, dataset: Dataset) -> Found:

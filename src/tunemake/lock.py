@@ -41,7 +41,8 @@ def contents(builder: Builder) -> dict[str, Any]:
             made_by = (builder.store.record(builder.stages[name].link) or {}).get("environment", {})
             stage["environment"] = key = sha256_of_json(made_by)[:12]
             environments[key] = dict(sorted(made_by.items()))
-    chosen = {name: dict(project.chosen) for name, project in builder.projects.items() if project.chosen}
+    chosen = {name: {**project.chosen, **_chosen_later(builder, name)} for name, project in builder.projects.items()}
+    chosen = {name: values for name, values in chosen.items() if values}
     return {
         "format": FORMAT, "project": builder.project.name, "seed": builder.project.seed,
         **({CHOSEN: chosen} if chosen else {}),
@@ -166,6 +167,13 @@ def unrecorded(entry: Path) -> list[str]:
     """Name the files in an artifact's folder that its record does not."""
     record = read_record(entry)
     return [] if record is None else [name for name in files_under(entry) if name not in record["outputs"]]
+
+
+def _chosen_later(builder: Builder, variant: str) -> dict[str, Any]:
+    """Give what the config of a variant says was chosen when the base model was there."""
+    link = f"build/{variant}/config"
+    found = [builder.store.record(link) for stage in builder.stages.values() if link in stage.links]
+    return {name: value for record in found if record for name, value in record["facts"].get(CHOSEN, {}).items()}
 
 
 def _stage(builder: Builder, stage: Stage) -> dict[str, Any] | None:

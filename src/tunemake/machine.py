@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,16 @@ _OLDEST_BITSANDBYTES = (0, 48)
 _AMPERE = 8  # the first compute capability with bfloat16
 _DRIVER = Path("/proc/driver/nvidia/gpus")
 _OTHER_WAYS = (Path("/dev/kfd"), Path("/dev/dxg"))  # ROCm, and Windows' own way into Linux
+_USED = 0.9  # of the memory; the rest is the driver's, and lost between what is allocated
 _NEEDED = ("torch", "transformers", "xtuner", "peft", "datasets", "accelerate")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a training may take of a device, in bytes; None where the device is not here. of_gpu: it is a GPU's."""
+
+    size: int | None
+    of_gpu: bool
 
 
 def cuda_devices(environment: Mapping[str, str]) -> int | None:
@@ -44,6 +55,26 @@ def best_precision(environment: Mapping[str, str]) -> str:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         return "bfloat16" if done.stdout.strip() == "True" else "float32"
     return "bfloat16" if min(map(int, found)) >= _AMPERE else "float16"
+
+
+def device_memory(
+    environment: Mapping[str, str], machine: Mapping[str, Any], train: Mapping[str, Any], processes: int, *, here: bool
+) -> Memory:
+    """Give what a training may take of each device.
+
+    machine, train: the tables of project.toml; machine.memory, where it is given, is what counts. processes: of the
+    training, which share a CPU. here: it runs on this machine.
+    """
+    gpu = cuda_devices(environment) != 0
+    if (told := machine.get("memory")) is not None:
+        return Memory(round(told * 1e9), gpu or needs_gpu(train) is not None)
+    if not here or (not gpu and needs_gpu(train) is not None):
+        return Memory(None, of_gpu=True)
+    if not gpu:
+        return Memory(round(_USED * _free_memory() / processes), of_gpu=False)
+    found = re.findall(r"^\d+$", _tool("--query-gpu=memory.total", "--format=csv,noheader,nounits"), re.MULTILINE)
+    each = min(map(int, found)) * 2**20 / machine["trainings_per_gpu"] if found else None
+    return Memory(None if each is None else round(_USED * each), of_gpu=True)
 
 
 def gpu_findings(train: Mapping[str, Any], gpus: int, environment: Mapping[str, str]) -> Iterator[Finding]:
@@ -140,6 +171,15 @@ def size(number: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"  # noqa: PLR2004
         value /= 1000
     return f"{value:.1f} TB"
+
+
+def _free_memory() -> int:
+    """Give the bytes that programs may still take; where the system does not say, all that there are."""
+    if (told := Path("/proc/meminfo")).is_file():
+        found = re.search(r"^MemAvailable:\s+(\d+) kB$", told.read_text("utf-8"), re.MULTILINE)
+        if found is not None:
+            return int(found[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _asked() -> int:

@@ -16,7 +16,7 @@ from typing import Any
 from tunemake import schema, shelves
 from tunemake.digests import replace_text
 from tunemake.faults import Fault, ProjectError
-from tunemake.variants import DEFAULT, TABLES, Variant, variants_of
+from tunemake.variants import DEFAULT, PARTS, TABLES, Variant, variants_of
 
 FILE = "project.toml"
 SCHEMA = "project.schema.json"
@@ -78,8 +78,9 @@ class Project:
     def with_values(self, values: Mapping[str, Any]) -> Project:
         """Give the project with values, by names as train.lr, in place of the defaults of what it does not declare."""
         tables = {name: copy.deepcopy(dict(getattr(self, name))) for name in ("model", "data", "train")}
-        length = {"train.epochs", "train.steps"}
+        length, parts = {"train.epochs", "train.steps"}, {f"train.{name}" for name in PARTS}
         silenced = length if length & self.declared else set()
+        silenced |= parts if "train.effective_batch" in self.declared else set()
         for name, value in values.items():
             if name not in self.declared | silenced:
                 *path, last = name.split(".")
@@ -142,6 +143,8 @@ def _names(values: Mapping[str, Any], at: str = "") -> Iterator[str]:
 
 def _project(root: Path, text: str, told: Mapping[str, Any], variant: Variant) -> Project:
     values = schema.with_defaults(told, schema.load_schema(SCHEMA))
+    if "effective_batch" in values["train"]:  # these two are chosen when the base model is there
+        values["train"] = {name: value for name, value in values["train"].items() if name not in PARTS}
     declared = frozenset(_names({table: told[table] for table in _DECLARED if table in told}))
     datasets = tuple(
         Dataset(name, table["generator"], table["parameters"], table["on_bad"])

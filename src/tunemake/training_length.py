@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,8 @@ from tunemake.data_statistics import Statistics, packs
 class TrainingLength:
     """rows: what XTuner takes `batch_size` of for an iteration: samples, or packs of them. epochs: passes over them.
 
-    filled: the part of the packs' places that holds tokens; None without packing.
+    filled: the part of the packs' places that holds tokens; None without packing. padded: the part of what an
+    iteration reads that is padding, on average; None with packing, and where tokens are not counted.
     """
 
     rows: int
@@ -22,12 +23,13 @@ class TrainingLength:
     steps: int
     epochs: float
     filled: float | None = None
+    padded: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Give the numbers for machines."""
         return {
             "rows": self.rows, "iterations": self.iterations, "steps": self.steps, "epochs": self.epochs,
-            "filled": self.filled,
+            "filled": self.filled, "padded": self.padded,
         }  # fmt: skip
 
 
@@ -40,7 +42,22 @@ def training_length(found: Statistics, train: Mapping[str, Any], *, packing: boo
         epochs = round(iterations / each, 2) if each else 0.0
     else:
         iterations, epochs = train["epochs"] * each, float(train["epochs"])
-    return TrainingLength(rows, iterations, math.ceil(iterations / train["accumulation"]), epochs, filled)
+    counted = found.tokens is not None and not packing and len(found.tokens.rows)
+    padded = padding(found.tokens.rows, train["batch_size"]) if found.tokens is not None and counted else None
+    steps = math.ceil(iterations / train["accumulation"])
+    return TrainingLength(rows, iterations, steps, epochs, filled, padded)
+
+
+def padding(lengths: Sequence[int], batch: int) -> float:
+    """Give the part of what is read that is padding, where rows of these lengths are put together by chance."""
+    ordered, count = sorted(lengths), len(lengths)
+    # Of all ways to take `batch` of the rows, the share in which the one at this place is the longest.
+    batch, longest = min(batch, count), 0.0
+    share = batch / count
+    for place in range(count, batch - 1, -1):
+        longest += share * ordered[place - 1]
+        share *= (place - batch) / max(1, place - 1)
+    return round(1 - sum(ordered) / (count * longest), 4)
 
 
 def _rows(found: Statistics, *, packing: bool) -> tuple[int, float | None]:

@@ -18,6 +18,7 @@ OVERRIDES = ("project", "model", "datasets", "data", "train", "merge", "evaluate
 _RESERVED = ("base", "log.jsonl")  # names that build/ has already
 _LONGEST = 24  # letters of a value in a variant's name
 _LENGTHS = ("epochs", "steps")  # one of them; a variant's takes the place of the other
+WHOLE, PARTS = "effective_batch", ("batch_size", "accumulation")  # and so with these: it, or the two
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,10 @@ class Variant:
         """Give the project's values with the variant's in their place."""
         made: dict[str, Any] = deepcopy({key: value for key, value in project.items() if key not in TABLES})
         train = made.get("train")
-        if isinstance(train, dict) and any(("train", name) in self.values for name in _LENGTHS):
-            for name in _LENGTHS:
-                train.pop(name, None)
+        if isinstance(train, dict):
+            for own, others in ((_LENGTHS, _LENGTHS), ((WHOLE,), PARTS), (PARTS, (WHOLE,))):
+                for name in others if any(("train", name) in self.values for name in own) else ():
+                    train.pop(name, None)
         for path, value in self.values.items():
             table = made
             for step in path[:-1]:

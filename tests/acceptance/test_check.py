@@ -218,7 +218,8 @@ def test_nothing_to_train_on(project):
 def test_steps_are_told_in_passes_over_the_data(project):
     project.edit("epochs = 2", "steps = 2")
     found, numbers = project.found("part_of_the_data", "note")
-    assert numbers["training"] == {"rows": 36, "iterations": 4, "steps": 2, "epochs": 0.44, "filled": None}
+    length = {name: number for name, number in numbers["training"].items() if name != "padded"}
+    assert length == {"rows": 36, "iterations": 4, "steps": 2, "epochs": 0.44, "filled": None}
     assert "about 16 of 36 are trained on" in found["next_step"]
 
 
@@ -230,6 +231,24 @@ def test_packing_is_counted_as_xtuner_packs(project):
     assert length["filled"] == 1.0
     assert f"{length['rows']} rows (packs, 100.0% full) × 2 epochs" in project.check(0)
     assert length["iterations"] == 2 * -(-length["rows"] // 4)
+
+
+def test_padding_is_told_where_packing_would_spare_much(project):
+    assert project.numbers()["training"]["padded"] < 0.2
+    project.talk([(f"question {number}", "a" if number % 4 else "an answer " * 15) for number in range(40)])
+    found, numbers = project.found("padding", "note")
+    assert numbers["training"]["padded"] > 1 / 3
+    assert "of what is computed is padding" in found["what"]
+    project.edit("max_length = 200", "max_length = 200\npacking = true")
+    assert project.numbers()["training"]["padded"] is None
+
+
+def test_an_effective_batch_is_parted_as_the_build_would(project):
+    project.edit("batch_size = 4\naccumulation = 2", "effective_batch = 8")
+    told = project.numbers()
+    assert told["memory"].startswith("batch_size 8 × accumulation 1 (effective 8): about ")
+    assert (told["training"]["iterations"], told["training"]["steps"]) == (10, 10)
+    assert "memory    batch_size 8" in project.check(0)
 
 
 def test_markup_in_the_text(project):
@@ -399,7 +418,7 @@ def test_keys_for_machines_stay(project):
     assert list(told) == ["format", "verdict", "findings", "variants"]
     assert (told["format"], told["verdict"], told["findings"]) == (1, "fine", [])
     variant = told["variants"]["default"]
-    assert list(variant) == ["base", "datasets", "held_out", "data", "training", "disk"]
+    assert list(variant) == ["base", "datasets", "held_out", "data", "training", "memory", "disk"]
     assert list(variant["data"]) == [
         "samples", "measured", "unique", "unique_answers", "commonest", "commonest_answer", "turns",
         "turns_of_a_sample", "scripts", "languages", "marked", "tokens", "leakage", "verdict",
@@ -410,7 +429,7 @@ def test_keys_for_machines_stay(project):
     ]  # fmt: skip
     assert list(variant["data"]["tokens"]["lengths"]) == ["median", "p90", "p99", "longest"]
     assert variant["datasets"] == {"talk": {"samples": 40, "unique": 40, "rejected": 0}}
-    assert list(variant["training"]) == ["rows", "iterations", "steps", "epochs", "filled"]
+    assert list(variant["training"]) == ["rows", "iterations", "steps", "epochs", "filled", "padded"]
     assert list(variant["disk"]["writes"]) == ["checkpoints", "adapter", "merged model"]
     project.edit("max_length = 200", "max_length = 40")
     finding, _ = project.found("cut", "warning")

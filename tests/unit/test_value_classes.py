@@ -23,6 +23,7 @@ OTHERS = {
     "model.prompt_template": "smollm2", "train.template": "own", "train.epochs": 2, "train.steps": 9,
     "train.lora.targets": ["q_proj"], "train.trackers": ["tensorboard"], "train.deepspeed": "zero2",
     "merge.shard_size": "2GB", "card.languages": ["fr"], "launch.slurm.options": {"mem": "1G"},
+    "machine.memory": 40,
     "export.formats": ["gguf-q8_0"], "export.parameters": {"temperature": 0.5},
 }  # fmt: skip
 # Tables of what the user names, whose tests are elsewhere, and what has one value only.

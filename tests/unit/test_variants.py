@@ -19,6 +19,16 @@ def test_a_variants_values_take_the_place_of_the_projects():
     assert PROJECT["train"]["lora"]["r"] == 8
 
 
+def test_an_effective_batch_takes_the_place_of_its_parts_and_they_of_it():
+    told = {
+        "train": {"batch_size": 4, "accumulation": 2, "lr": 1},
+        "variants": {"w": {"train": {"effective_batch": 8}}},
+    }
+    assert variants_of(told)[0].of(told)["train"] == {"effective_batch": 8, "lr": 1}
+    told = {"train": {"effective_batch": 8, "lr": 1}, "variants": {"p": {"train": {"batch_size": 2}}}}
+    assert variants_of(told)[0].of(told)["train"] == {"batch_size": 2, "lr": 1}
+
+
 def test_epochs_take_the_place_of_steps():
     told = {**PROJECT, "variants": {"long": {"train": {"epochs": 2}}}}
     assert variants_of(told)[0].of(told)["train"] == {"epochs": 2, "lora": {"r": 8}}

@@ -50,7 +50,7 @@ def _variant(checked: Checked) -> dict[str, Any]:
     return {
         "base": checked.base, "datasets": data.datasets, "held_out": data.held_out,
         "data": None if data.figures is None else data.figures.as_json(),
-        "training": None if length is None else length.as_json(),
+        "training": None if length is None else length.as_json(), "memory": checked.memory,
         "disk": {"writes": checked.writes, "free": checked.free},
     }  # fmt: skip
 
@@ -99,6 +99,8 @@ def _section(checked: Checked) -> Iterator[str]:
         told = f"{length.steps:,} steps, {length.iterations:,} iterations"
         full = "" if length.filled is None else f" (packs, {length.filled:.1%} full)"
         yield f"training  {told}: {length.rows:,} rows{full} × {length.epochs:g} epochs, on one device"
+    if checked.memory is not None:
+        yield f"memory    {checked.memory}"
     if checked.writes:
         parts = ", ".join(f"{name} {size(part)}" for name, part in checked.writes.items() if part)
         yield f"disk      about {size(sum(checked.writes.values()))} to be written ({parts}); {size(checked.free)} free"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tunemake import prompts, schema, shelves
-from tunemake.engines import config_templates, xtuner_configs, xtuner_tokens
+from tunemake.engines import config_templates, sizing, xtuner_configs, xtuner_tokens
 from tunemake.engines.launching import Launch
 from tunemake.engines.python_edits import PythonText
 from tunemake.engines.xtuner_additions import additions
@@ -22,6 +22,7 @@ from tunemake.json_lines import read_json_lines
 CONFIG, DECIDES, EXTENDS = "train.py", "decides.py", "extends.py"
 TOKENS = "tokens.arrow"
 METHODS = ("full", "lora", "qlora")
+STOCK = xtuner_configs.PREFIX  # what names one of XTuner's own configs begins with
 ROOT = "TUNEMAKE_ROOT"  # the environment variable that names the project's folder to a training
 PROCESS = "tunemake.engines.xtuner_process"  # the module that runs XTuner
 METRICS, ANSWERS, STOPPED = "metrics.jsonl", "answers.jsonl", ".stopped"
@@ -101,11 +102,12 @@ def makes_tokens(template: str, project: Path) -> str | None:
 
 
 def render_config(values: Mapping[str, Any], project: Path | None) -> str:
-    """Render a complete XTuner config from values (see stages/config.py for their names).
+    """Render a complete XTuner config from values (see stages/config.py for their names); what is open, as off.
 
     Raises InputError where the template is wrong: undefined names, syntax, or Python that does not parse; and for a
     config of XTuner's own that has no place for a value.
     """
+    values = sizing.settled(values, {})
     if values["template"].startswith(xtuner_configs.PREFIX):
         return _edited_config(values)
     return config_templates.render(
@@ -132,7 +134,7 @@ def check_places(values: Mapping[str, Any]) -> None:
     The prompt template counts for nothing here: what it says may be known only when the base model is there.
     """
     if values["template"].startswith(xtuner_configs.PREFIX):
-        name = values["template"].removeprefix(xtuner_configs.PREFIX)
+        name, values = values["template"].removeprefix(xtuner_configs.PREFIX), sizing.settled(values, {})
         edit_config(name, xtuner_configs.builtin_config(name).path.read_text("utf-8"), values, told=False)
 
 
@@ -157,9 +159,10 @@ def deciding_values(values: Mapping[str, Any]) -> dict[str, Any]:
     names = dict.fromkeys(("project", "model", "model_path", "data_path", "tokens_path"), "")
     running = {f"train.{key}" for key in schema.parted("run", shape["properties"], shape)[1]}
     declared = [place for place in values["declared"] if ".".join(place.split(".")[:2]) not in running]
+    train = {**schema.reset("run", values["train"], shape), "activation_checkpointing": False}  # not "auto": it is open
     template = {**values["prompt_template"], "stop_words": []}  # training ends nothing by them
-    told = {"prompt_template": template, "train": schema.reset("run", values["train"], shape), "declared": declared}
-    return {**values, **names, **told}
+    told = {"prompt_template": template, "train": train, "declared": declared}
+    return {name: value for name, value in {**values, **names, **told}.items() if name != "why"}
 
 
 def without_length(values: Mapping[str, Any]) -> dict[str, Any]:

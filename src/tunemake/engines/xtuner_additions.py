@@ -31,7 +31,7 @@ def additions(config: PythonText, values: Mapping[str, Any]) -> str:
     lines = [f"from tunemake.engines.xtuner_hooks import {', '.join(ours)}"]
     lines += ["from tunemake.engines.early_stop import EarlyStopHook"] if "early_stop" in values["train"] else []
     lines += ["from tunemake.engines.xtuner_data import token_rows"] if values["tokens_path"] else []
-    lines += [""]
+    lines += ["", *([f"# Chosen once, and kept in tunemake.lock: {values['why']}"] if "why" in values else [])]
     lines += ["# The beginning-of-sequence token once, or not at all."]
     lines += ['tokenizer["type"] = load_tokenizer', 'tokenizer["prompt_template"] = prompt_template']
     if not values["trust_remote_code"]:

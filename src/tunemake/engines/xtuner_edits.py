@@ -17,6 +17,7 @@ _Edit = Callable[[PythonText, Any], bool]
 # What is no value of a training config's, or is put into it whether it is declared or not.
 _ELSEWHERE = {
     "data.held_out", "data.format", "train.engine", "train.template", "train.method", "train.precision",
+    "train.effective_batch",
     "train.answers.max_new_tokens", "train.lora.r", "train.lora.alpha", "train.lora.dropout", "train.lora.targets",
 }  # fmt: skip
 

@@ -7,8 +7,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tunemake.chat_templates import resolved
-from tunemake.engines import deepspeed, xtuner
+from tunemake.engines import deepspeed, sizing, xtuner
+from tunemake.engines.memory import shape_of
+from tunemake.engines.sizing import Training
 from tunemake.faults import Fault, ModelError, did_you_mean
+from tunemake.machine import device_memory
+from tunemake.plugins import installed_version
+from tunemake.project import machine_environment
 from tunemake.stages import Job
 
 
@@ -18,13 +23,15 @@ def run(job: Job) -> dict[str, Any]:
     parameters: project, seed, model, model_path, data_path, tokens_path (all three relative to the project; the last
     is "" where the training makes its tokens itself), trust_remote_code, prompt_template, data and train (the tables
     of project.toml), template (its name), declared (names of the values that project.toml gives, where the template
-    has values of its own).
+    has values of its own); gpus and machine.memory, where they are given. runtime: choices (of tunemake.lock, of which
+    one made for the same is kept to), machine (the table), on (where the training runs).
     """
     model = json.loads((job.inputs["base"] / "model.json").read_text("utf-8"))
     if faults := model_faults(model, job.parameters):
         raise ModelError(faults)
     template = resolved(job.parameters["prompt_template"], job.inputs["base"] / "model")
-    values = {**job.parameters, "prompt_template": template}
+    choice = _chosen(job, model)
+    values = sizing.settled({**job.parameters, "prompt_template": template}, choice)
     text, why = xtuner.training_config(values, job.root)
     if why is not None:
         job.say(f"the training makes its tokens itself, and reads none of those made before: {why}")
@@ -34,7 +41,35 @@ def run(job: Job) -> dict[str, Any]:
     extends = xtuner.render_config(xtuner.without_length(xtuner.deciding_values(values)), job.root)
     (job.work / xtuner.EXTENDS).write_text(extends, "utf-8")
     _write_deepspeed(job)
-    return {"engine": "xtuner"}
+    return {"engine": "xtuner", **({"chosen": choice} if choice else {})}
+
+
+def training(values: Mapping[str, Any], facts: Mapping[str, Any], config: Mapping[str, Any], *, gpu: bool) -> Training:
+    """Give what batch and checkpointing are chosen for.
+
+    values: parameters of the stage; facts: base/model.json; config: the model's config.json; gpu: it trains on one.
+    """
+    fused = gpu and installed_version("liger-kernel") is not None
+    way = sizing.way_of(values["train"], stock=values["template"].startswith(xtuner.STOCK), fused_loss=fused)
+    length = values["data"]["max_length"]
+    return Training(values["train"], values.get("gpus", 1), length, shape_of(config, facts), way)
+
+
+def _chosen(job: Job, facts: Mapping[str, Any]) -> sizing.Choice:
+    """Give what is chosen of what the project leaves open: by an earlier build, or now."""
+    told, train = job.runtime, job.parameters["train"]
+    config = json.loads((job.inputs["base"] / "model/config.json").read_text("utf-8"))
+    memory = device_memory(machine_environment(), told["machine"], train, job.parameters.get("gpus", 1),
+                           here=told["on"] == "here")  # fmt: skip
+    asked = training(job.parameters, facts, config, gpu=memory.of_gpu)
+    made = sizing.made_for(job.parameters, facts["sha256"])
+    if (before := sizing.kept(asked, told["choices"], made)) is not None:
+        job.say(f"{before[sizing.WHY]}, as tunemake.lock has it")
+        return before
+    choice = sizing.choose(asked, memory)
+    if choice:
+        job.say(choice[sizing.WHY])
+    return {**choice, sizing.FOR: made} if choice else {}
 
 
 def _write_deepspeed(job: Job) -> None:

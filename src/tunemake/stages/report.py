@@ -11,6 +11,7 @@ from typing import Any
 from tunemake.artifacts import read_record
 from tunemake.chat_templates import resolved
 from tunemake.comparison import compared
+from tunemake.engines import sizing
 from tunemake.reports import lineage, run_figures
 from tunemake.reports.card import Told, card, files_of
 from tunemake.reports.variant_page import Shown, variant_page
@@ -29,12 +30,14 @@ def run(job: Job) -> dict[str, Any]:
     inputs: train, data, base, merge; where there are: select, evaluate, adapter, tokens. Any more are shown among
     what the model was made from.
     """
-    given, own = job.inputs, job.parameters
+    given = job.inputs
+    chosen = sizing.parts(read_record(given["config"])) if "config" in given else {}
+    own = {**job.parameters, "train": job.parameters["train"] | chosen}
     evaluation = run_figures.evaluation(given.get("evaluate"), own["bounds"])
     merge = read_record(given["merge"]) or {}
     template = resolved(merge["parameters"]["prompt_template"], given["base"] / "model")
     base = json.loads((given["base"] / "model.json").read_text("utf-8"))
-    data = _data(job, template, evaluation)
+    data = _data(job, template, evaluation, chosen)
     nodes = lineage.lineage(given)
     variants = job.runtime.get("variants", [])
     shown = Shown(
@@ -60,10 +63,12 @@ def _adapter_card(work: Path, adapter: Path, told: Told) -> None:
     path.write_text(card(replace(told, files=files), adapter=True), "utf-8")
 
 
-def _data(job: Job, template: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
+def _data(
+    job: Job, template: Mapping[str, Any], evaluation: Mapping[str, Any] | None, chosen: Mapping[str, Any]
+) -> dict[str, Any]:
     folder = job.inputs["data"]
     count = (read_record(folder) or {})["facts"][TRAIN]["samples"]
     probes = {probe["name"]: probe["asked"] for probe in (evaluation or {"probes": []})["probes"]}
-    trained = (read_record(job.inputs["train"]) or {})["parameters"]
+    trained = {**(read_record(job.inputs["train"]) or {})["parameters"], **chosen}
     return run_figures.data(samples_file(folder, TRAIN), count, samples_file(folder, HELD_OUT),
                             job.inputs["base"] / "model", template, trained, probes)  # fmt: skip

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from tunemake import template_fit
+from tunemake.artifacts import read_record
 from tunemake.digests import DIGESTS, Digests
-from tunemake.engines import deepspeed, xtuner
+from tunemake.engines import deepspeed, sizing, xtuner
 from tunemake.engines.launching import Launch, failure
 from tunemake.engines.trackers import FOLDER, missing
 from tunemake.faults import Fault, StageError
@@ -58,7 +59,7 @@ def run(job: Job) -> dict[str, Any]:
         job.say(f"resuming from {newest.name}")
     if newest is None or _ended_early(job) != xtuner.iteration_of(newest):
         _train(job, _view(job), launch, newest)
-    facts = _finish(job)
+    facts = {**_finish(job), **sizing.parts(read_record(job.inputs["config"]))}
     return facts if newest is None else {**facts, "resumed_from": newest.name}
 
 

@@ -1,0 +1,91 @@
+"""An effective batch: batch_size and accumulation chosen once, kept in tunemake.lock, and kept to elsewhere."""
+
+import json
+
+import pytest
+
+from tunemake.engines import xtuner
+
+pytestmark = pytest.mark.train
+LOCK = "tunemake.lock"
+
+
+@pytest.fixture
+def whole(project):
+    project.edit("batch_size = 2", "effective_batch = 12")
+    return project
+
+
+def chosen(project):
+    return json.loads((project.root / LOCK).read_text())["chosen"]["default"]
+
+
+def sizes(project, name=xtuner.CONFIG):
+    text = (project.root / "build/default/config" / name).read_text()
+    lines = dict(line.split("  #")[0].split(" = ") for line in text.splitlines() if " = " in line[:40])
+    return int(lines["batch_size"]), int(lines["accumulative_counts"]), lines
+
+
+def test_it_is_parted_trained_locked_and_a_second_build_does_nothing(whole):
+    done = whole.built()
+    assert "batch_size 6 × accumulation 2 (effective 12): about" in done.told()
+    told = chosen(whole)
+    assert (told["train.batch_size"], told["train.accumulation"]) == (6, 2)
+    assert told["train.activation_checkpointing"] is False
+    assert sizes(whole)[:2] == sizes(whole, xtuner.DECIDES)[:2] == (6, 2)
+    config = (whole.root / "build/default/config/train.py").read_text()
+    assert f"# Chosen once, and kept in tunemake.lock: {told['why']}" in config
+    assert "Chosen" not in (whole.root / "build/default/config" / xtuner.DECIDES).read_text()
+    assert whole.record("default/train")["facts"]["iterations"] == 4 * 2
+    locked = (whole.root / LOCK).read_bytes()
+    again = whole.built()
+    assert again.ran == []
+    assert (whole.root / LOCK).read_bytes() == locked
+    card = (whole.root / "build/default/report/README.md").read_text()
+    assert all(f"{name} | {number} |" in card for name, number in (("effective\\_batch", 12), ("batch\\_size", 6)))
+
+
+def test_what_another_machine_chose_is_kept_to(whole):
+    whole.built("config")
+    assert not (whole.root / LOCK).exists()  # a build of a part writes none
+    whole.built()
+    told = json.loads((whole.root / LOCK).read_text())
+    other = {
+        "train.batch_size": 3,
+        "train.accumulation": 4,
+        "train.activation_checkpointing": True,
+        "why": "a small\nGPU",
+    }
+    told["chosen"]["default"] |= other
+    (whole.root / LOCK).write_text(json.dumps(told))
+    done = whole.built()
+    assert done.ran[:2] == ["config", "train"]
+    assert "tunemake.lock has" in done.told()
+    assert sizes(whole)[:2] == (3, 4)
+    config = (whole.root / "build/default/config/train.py").read_text()
+    assert "use_activation_checkpointing=True" in config
+    assert "kept in tunemake.lock: a small GPU\n" in config
+    assert whole.built().ran == []
+    assert {name: chosen(whole)[name] for name in other} == other
+
+
+def test_another_effective_batch_is_chosen_anew_and_the_lock_lets_go_of_the_old(whole):
+    whole.built()
+    old = chosen(whole)
+    whole.edit("effective_batch = 12", "effective_batch = 5")
+    done = whole.built()
+    assert done.why("train").startswith("train.effective_batch: 12 → 5")
+    assert (chosen(whole)["train.batch_size"], chosen(whole)["for"] == old["for"]) == (5, False)
+    whole.edit("effective_batch = 5", "effective_batch = 12")
+    assert whole.built().why("train").endswith("(made before)")
+    assert chosen(whole) == old
+
+
+def test_checkpointing_comes_on_where_memory_is_short_and_retrains_nothing(built):
+    assert chosen(built)["train.activation_checkpointing"] is False
+    built.write("project.toml", (built.root / "project.toml").read_text() + "\n[machine]\nmemory = 0.001\n")
+    done = built.built()
+    assert done.ran == ["config"]
+    assert chosen(built)["train.activation_checkpointing"] is True
+    assert "use_activation_checkpointing=True" in (built.root / "build/default/config/train.py").read_text()
+    assert built.built().ran == []
