@@ -20,7 +20,8 @@ def write_light_model(folder: Path, *, chat_template: str | None = CHATML) -> No
     vocabulary = tiny.write_tokenizer(folder)
     config = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocabulary, "hidden_size": WIDTH,
-        "num_hidden_layers": LAYERS, "max_position_embeddings": 256, "torch_dtype": "bfloat16",
+        "num_hidden_layers": LAYERS, "num_attention_heads": 4, "intermediate_size": INNER,
+        "max_position_embeddings": 256, "torch_dtype": "bfloat16",
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     told = json.loads((folder / "tokenizer_config.json").read_text())

@@ -57,13 +57,15 @@ class Training:
 
 
 def way_of(train: Mapping[str, Any], *, stock: bool, fused_loss: bool) -> Way:
-    """Say how a training runs. stock: by one of XTuner's own configs; fused_loss: liger-kernel is there for ours."""
-    bits = 32 if train["precision"] == "float32" else 16
-    # XTuner's own casts what it trains to float32, and only float16 needs a scaled loss, and so autocast.
-    autocast = bits == 16 and (stock or train["method"] == "full" or train["precision"] == "float16")  # noqa: PLR2004
+    """Say how a training runs. stock: by one of XTuner's own configs; fused_loss: liger-kernel is there, on a GPU."""
+    half = train["precision"] != "float32"
+    # As the templates do it: weights that the optimizer changes itself, float16 and XTuner's own configs need autocast.
+    whole = train["method"] == "full" and "deepspeed" not in train
+    autocast = half and (stock or whole or train["precision"] == "float16")
     lora, targets = train["lora"], train["lora"]["targets"]
     return Way(
-        train["method"], bits, autocast=autocast, fused_loss=fused_loss and not stock, shared=not autocast,
+        train["method"], 16 if half else 32, autocast=autocast, fused_loss=fused_loss and half and not autocast,
+        shared=not autocast,
         rank=0 if train["method"] == "full" else lora["r"],
         targets=targets if isinstance(targets, str) else tuple(targets),
         dropout=0 if train["method"] == "full" else lora["dropout"],
@@ -72,7 +74,10 @@ def way_of(train: Mapping[str, Any], *, stock: bool, fused_loss: bool) -> Way:
 
 def made_for(values: Mapping[str, Any], model: str) -> str:
     """Give the digest of what a choice is made for. values: parameters of the config stage; model: its digest."""
-    names = ("method", "precision", "effective_batch", "batch_size", "accumulation", "activation_checkpointing", "lora")
+    names = (
+        "method", "precision", "effective_batch", "batch_size", "accumulation", "activation_checkpointing", "lora",
+        "deepspeed",
+    )  # fmt: skip
     train = {name: values["train"][name] for name in names if name in values["train"]}
     told = {name: values.get(name) for name in ("data", "gpus", "memory", "template")}
     return sha256_of_json({"model": model, "train": train, **told})[:12]

@@ -145,5 +145,11 @@ def test_how_trainings_run():
     assert way(precision="float16").autocast
     assert (way(method="full").autocast, way(method="full").rank) == (True, 0)
     assert not way(method="full", precision="float32").autocast
+    assert not way(method="full", deepspeed="zero2").autocast
+    assert [way(**told).fused_loss for told in ({}, {"method": "full"}, {"precision": "float32"})] == [
+        True,
+        False,
+        False,
+    ]
     stock = asked(stock=True).way
     assert (stock.autocast, stock.fused_loss) == (True, False)

@@ -6,7 +6,7 @@ import builtin
 import pytest
 
 from tunemake import prompts, schema
-from tunemake.engines import xtuner, xtuner_configs, xtuner_edits
+from tunemake.engines import sizing, xtuner, xtuner_configs, xtuner_edits
 from tunemake.engines.python_edits import PythonText
 from tunemake.faults import InputError
 
@@ -246,6 +246,24 @@ def test_what_is_not_declared_stays_the_config_s_own(tmp_path):
         "from xtuner.dataset.map_fns import alpaca_map_fn, template_map_fn_factory",
         "pretrained_model_name_or_path", "alpaca_en_path", "lr", "dataset", "dataset_map_fn",
     }  # fmt: skip
+
+
+def test_an_effective_batch_is_parted_in_a_config_that_has_one_of_its_own(tmp_path):
+    train = 'effective_batch = 32\nactivation_checkpointing = "auto"'
+    values = builtin.project(tmp_path, "xtuner:internlm2_1_8b_qlora_alpaca_e3", train=train)
+    assert {"batch_size", "accumulation"}.isdisjoint(values["train"])
+    xtuner.check_places(values)
+    choice = {"train.batch_size": 8, "train.accumulation": 4, "train.activation_checkpointing": False, "why": "so"}
+    edited = xtuner.render_config(sizing.settled(values, choice), tmp_path)
+    assert "\nbatch_size = 8  # per_device\naccumulative_counts = 4\n" in edited
+    assert "use_activation_checkpointing=False" in edited
+    assert "# Chosen once, and kept in tunemake.lock: so\n" in edited
+    deciding = xtuner.render_config(xtuner.deciding_values(sizing.settled(values, choice)), tmp_path)
+    assert "\nbatch_size = 8 " in deciding
+    assert "Chosen once" not in deciding
+    assert deciding == xtuner.render_config(
+        xtuner.deciding_values(sizing.settled(values, {**choice, "train.activation_checkpointing": True})), tmp_path
+    )
 
 
 def test_the_prompt_template_is_the_config_s_own_unless_another_is_declared(tmp_path):
