@@ -21,10 +21,9 @@ from tunemake.engines import sizing, xtuner
 from tunemake.faults import Fault, InputError, ModelError
 from tunemake.findings import Finding, Severity, errors, unchecked
 from tunemake.job_request import lacking
-from tunemake.machine import device_memory, gpu_findings, library_findings, needs_gpu, room_findings
+from tunemake.machine import gpu_findings, library_findings, needs_gpu, room_findings
 from tunemake.project import Project, machine_environment
 from tunemake.questions import asked_again, questions_of, refuse_trained
-from tunemake.stage import Stage
 from tunemake.stages import export
 from tunemake.stages.base import FACTS, MODEL
 from tunemake.stages.config import model_faults, training
@@ -116,28 +115,17 @@ class Check:
 
     def _train(self, folder: Path | None) -> dict[str, Any]:
         """Give the table train with batch_size and accumulation: as chosen, as they would be, or as if all fitted."""
-        train, gpus = self._project.train, self._project.launch["gpus"]
         stage = stage_of(self._builder, self._project, "config")
         choice: sizing.Choice = {}
         if self._is_built(stage.name):
-            record = self._builder.store.record(stage.link) or {"facts": {}}
-            choice = record["facts"].get("chosen", {})
+            choice = (self._builder.store.record(stage.link) or {"facts": {}})["facts"].get("chosen", {})
         elif folder is not None and self._found.base is not None:
-            choice = self._choice(stage, folder, self._found.base)
+            try:
+                choice = sizing.choose(*training(stage.parameters, stage.runtime, self._found.base, folder))
+            except InputError as error:
+                self._found.findings += errors("batch", error.faults)
         self._found.memory = choice.get(sizing.WHY)
-        return sizing.batches(train, gpus, choice)
-
-    def _choice(self, stage: Stage, folder: Path, facts: Mapping[str, Any]) -> sizing.Choice:
-        """Choose as the stage config would, without what tunemake.lock may have."""
-        train, told = self._project.train, stage.runtime
-        memory = device_memory(machine_environment(), told["machine"], train, self._project.launch["gpus"],
-                               here=told["on"] == "here")  # fmt: skip
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-        try:
-            return sizing.choose(training(stage.parameters, facts, config, gpu=memory.of_gpu), memory)
-        except InputError as error:
-            self._found.findings += errors("batch", error.faults)
-            return {}
+        return sizing.batches(self._project.train, self._project.launch["gpus"], choice)
 
     def _is_built(self, name: str) -> bool:
         try:

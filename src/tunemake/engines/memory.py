@@ -148,6 +148,7 @@ def kept(shape: Shape, way: Way) -> dict[str, float]:
     norm = stream if way.fused_loss else _FLOAT  # else transformers computes it in float32
     if way.method == "full" and not way.fused_loss:
         norm += stream  # what is normed, for the gradient of the norm's weight
+    mask = 1 if way.bits == 16 else value  # noqa: PLR2004 - float32 is a CPU's, which keeps no truth values but numbers
     wide = stream if way.method == "qlora" else value  # bitsandbytes answers in the type that it is asked in
     return {
         "norms": 2 * norm * hidden,
@@ -156,7 +157,7 @@ def kept(shape: Shape, way: Way) -> dict[str, float]:
         # Queries and what comes of them; keys and values, repeated for each query.
         "attention": value * 4 * shape.queries,
         "mlp": wide * (2 if way.fused_loss else 3) * shape.intermediate * shape.active,
-        "dropout": sum(matrix.rows * matrix.active for matrix in trained) if way.dropout else 0,
+        "dropout": mask * sum(matrix.rows * matrix.active for matrix in trained) if way.dropout else 0,
         "adapter": value * way.rank * sum(matrix.active for matrix in trained),
     }
 

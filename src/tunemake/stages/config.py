@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from tunemake.chat_templates import resolved
@@ -11,7 +12,7 @@ from tunemake.engines import deepspeed, sizing, xtuner
 from tunemake.engines.memory import shape_of
 from tunemake.engines.sizing import Training
 from tunemake.faults import Fault, ModelError, did_you_mean
-from tunemake.machine import device_memory
+from tunemake.machine import Memory, device_memory
 from tunemake.plugins import installed_version
 from tunemake.project import machine_environment
 from tunemake.stages import Job
@@ -44,26 +45,26 @@ def run(job: Job) -> dict[str, Any]:
     return {"engine": "xtuner", **({"chosen": choice} if choice else {})}
 
 
-def training(values: Mapping[str, Any], facts: Mapping[str, Any], config: Mapping[str, Any], *, gpu: bool) -> Training:
-    """Give what batch and checkpointing are chosen for.
+def training(
+    values: Mapping[str, Any], runtime: Mapping[str, Any], facts: Mapping[str, Any], folder: Path
+) -> tuple[Training, Memory]:
+    """Give what batch and checkpointing are chosen for, and the memory that there is.
 
-    values: parameters of the stage; facts: base/model.json; config: the model's config.json; gpu: it trains on one.
+    values, runtime: those of the stage; facts: base/model.json; folder: the model's.
     """
-    fused = gpu and installed_version("liger-kernel") is not None
-    way = sizing.way_of(values["train"], stock=values["template"].startswith(xtuner.STOCK), fused_loss=fused)
-    length = values["data"]["max_length"]
-    return Training(values["train"], values.get("gpus", 1), length, shape_of(config, facts), way)
+    train, gpus = values["train"], values.get("gpus", 1)
+    memory = device_memory(machine_environment(), runtime["machine"], train, gpus, here=runtime["on"] == "here")
+    fused = memory.of_gpu and installed_version("liger-kernel") is not None
+    way = sizing.way_of(train, stock=values["template"].startswith(xtuner.STOCK), fused_loss=fused)
+    shape = shape_of(json.loads((folder / "config.json").read_text("utf-8")), facts)
+    return Training(train, gpus, values["data"]["max_length"], shape, way), memory
 
 
 def _chosen(job: Job, facts: Mapping[str, Any]) -> sizing.Choice:
     """Give what is chosen of what the project leaves open: by an earlier build, or now."""
-    told, train = job.runtime, job.parameters["train"]
-    config = json.loads((job.inputs["base"] / "model/config.json").read_text("utf-8"))
-    memory = device_memory(machine_environment(), told["machine"], train, job.parameters.get("gpus", 1),
-                           here=told["on"] == "here")  # fmt: skip
-    asked = training(job.parameters, facts, config, gpu=memory.of_gpu)
+    asked, memory = training(job.parameters, job.runtime, facts, job.inputs["base"] / "model")
     made = sizing.made_for(job.parameters, facts["sha256"])
-    if (before := sizing.kept(asked, told["choices"], made)) is not None:
+    if (before := sizing.kept(asked, job.runtime["choices"], made)) is not None:
         job.say(f"{before[sizing.WHY]}, as tunemake.lock has it")
         return before
     choice = sizing.choose(asked, memory)

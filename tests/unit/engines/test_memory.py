@@ -112,7 +112,10 @@ def really_kept(model, tokens, *, batch):
     return sum(found.values())
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
+ADAPTERS = {"lora": (NAMES[:-1], 0), "two of its layers": (NAMES[:1] + NAMES[2:3], 0), "dropout": (NAMES[:-1], 0.1)}
+
+
+@pytest.mark.parametrize("method", ["full", *ADAPTERS])
 def test_it_counts_what_torch_keeps(method):
     """On the CPU in float32: a real Llama, with a real adapter of PEFT's."""
     from tunemake.cures import install_cures
@@ -128,11 +131,13 @@ def test_it_counts_what_torch_keeps(method):
         )
     )  # fmt: skip
     parameters = model.num_parameters()
-    if method == "lora":
-        told = LoraConfig(r=8, lora_alpha=16, target_modules=list(NAMES[:-1]), task_type="CAUSAL_LM")
+    way = Way("full", 32)
+    if method != "full":
+        targets, dropout = ADAPTERS[method]
+        way = Way("lora", 32, rank=8, targets=targets, dropout=dropout)
+        told = LoraConfig(r=8, target_modules=list(targets), lora_dropout=dropout, task_type="CAUSAL_LM")
         model = get_peft_model(model, told)
     shaped = Shape(parameters, 256, 3, 256, 128, 704, 300, NAMES)
-    way = Way(method, 32, rank=8 if method == "lora" else 0)
     found = estimate(shaped, way, 2, 128, checkpointing=False).terms
     # The loss keeps one of the logits' copies; the others stand beside it for a moment.
     assert LOW <= found["activations"] / (really_kept(model, 128, batch=2) - 2 * 128 * 300 * 4) <= HIGH
