@@ -89,3 +89,24 @@ def test_checkpointing_comes_on_where_memory_is_short_and_retrains_nothing(built
     assert chosen(built)["train.activation_checkpointing"] is True
     assert "use_activation_checkpointing=True" in (built.root / "build/default/config/train.py").read_text()
     assert built.built().ran == []
+
+
+def test_several_processes_part_it_among_them(whole):
+    whole.write("project.toml", (whole.root / "project.toml").read_text() + "\n[launch]\ngpus = 2\n")
+    assert "batch_size 6 × accumulation 1 × 2 devices (effective 12)" in whole.built("config").told()
+    assert sizes(whole)[:2] == (6, 1)
+
+
+def test_for_a_device_that_is_not_here_it_is_told_what_to_say(whole):
+    whole.edit("lr = 1e-3", 'lr = 1e-3\nprecision = "bfloat16"')
+    done = whole.doit("config", CUDA_VISIBLE_DEVICES="")
+    assert done.code != 0
+    assert (
+        "project.toml:20:1: train.effective_batch: the device that trains is not here, so what fits it cannot be told; "
+        "say machine.memory, in GB; or declare batch_size and accumulation in its place"
+    ) in done.told()
+    whole.write("project.toml", (whole.root / "project.toml").read_text() + "\n[machine]\nmemory = 20\n")
+    done = whole.doit("config", CUDA_VISIBLE_DEVICES="")
+    assert done.code == 0, done.told()
+    assert sizes(whole)[:2] == (12, 1)  # as a GPU is filled, by tokens
+    assert " of 20.0 GB " in done.told()
