@@ -1,4 +1,4 @@
-"""A Slurm of one machine: started with a configuration and a key of its own, and ended with all that it runs."""
+"""A Slurm on one machine: started with a configuration and a key of its own, and ended with all that it runs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _WITH_US = ("setpriv", "--pdeathsig", "TERM")  # it ends when the tests do, however they end
@@ -19,16 +21,15 @@ CONF = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={port}
-SlurmdPort={other}
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge/socket
 SlurmUser=root
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd-%n.log
 SlurmdParameters=config_overrides
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -38,10 +39,11 @@ PreemptType=preempt/partition_prio
 PreemptMode=CANCEL
 ReturnToService=2
 KillWait=15
-NodeName={host} NodeAddr=127.0.0.1 CPUs=4 State=UNKNOWN
-PartitionName=test Nodes={host} Default=YES MaxTime=INFINITE State=UP PriorityTier=1
-PartitionName=urgent Nodes={host} MaxTime=INFINITE State=UP PriorityTier=2
+{nodes}
+PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=2
 """
+NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=4 State=UNKNOWN"
 
 
 def lacking() -> str | None:
@@ -53,19 +55,21 @@ def lacking() -> str | None:
 
 
 class Cluster:
-    """A Slurm that runs; end() ends it."""
+    """A Slurm that runs; end() ends it. nodes: how many it has, each with a slurmd of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, nodes: int = 1) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-"))
         self.folder.chmod(0o755)
         self.conf = self.folder / "slurm.conf"
-        ports = {"port": _free_port(), "other": _free_port()}
-        self.conf.write_text(CONF.format(host=socket.gethostname().split(".")[0], folder=self.folder, **ports))
+        host, names = socket.gethostname().split(".")[0], [f"n{number + 1}" for number in range(nodes)]
+        told = "\n".join(NODE.format(name=name, host=host, port=_free_port()) for name in names)
+        self.conf.write_text(CONF.format(host=host, folder=self.folder, port=_free_port(), nodes=told))
         self._environment = {**os.environ, "SLURM_CONF": str(self.conf)}
         self._daemons = [_munged(self.folder / "munge")]
-        for command in (["slurmctld", "-D", "-i"], ["slurmd", "-D"]):
+        for command in (["slurmctld", "-D", "-i"], *(["slurmd", "-D", "-N", name] for name in names)):
             self._daemons.append(subprocess.Popen([*_WITH_US, *command], env=self._environment, start_new_session=True))
-        _wait_for(lambda: "idle" in self.run("sinfo", "--noheader", "--format=%t"), self.folder)
+        ready = f"{nodes} idle"
+        _wait_for(lambda: ready in self.run("sinfo", "--noheader", "--format=%D %t").splitlines(), self.folder)
 
     def run(self, *command: str) -> str:
         """Run one of Slurm's commands; give what it prints."""
@@ -81,6 +85,18 @@ class Cluster:
             daemon.send_signal(signal.SIGTERM)
             daemon.wait(30)
         shutil.rmtree(self.folder)
+
+
+@contextmanager
+def running(nodes: int = 1) -> Iterator[Cluster]:
+    """Have one run to which this process's commands, and those that it starts, talk."""
+    made, before = Cluster(nodes), os.environ.get("SLURM_CONF")
+    os.environ["SLURM_CONF"] = str(made.conf)
+    yield made
+    made.end()
+    del os.environ["SLURM_CONF"]
+    if before is not None:
+        os.environ["SLURM_CONF"] = before
 
 
 def _munged(folder: Path) -> subprocess.Popen[bytes]:

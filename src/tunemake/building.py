@@ -271,7 +271,8 @@ class Builder:
         """Prepare the folder that a stage works in, empty or with what it goes on from; give what runs it there."""
         run = self._run
         if self._is_job(stage):
-            slurm = Slurm(self.projects[stage.variant].launch["slurm"], stage.name)
+            nodes = stage.parameters.get("nodes", 1) if stage.kind == "train" else 1
+            slurm = Slurm(self.projects[stage.variant].launch["slurm"], stage.name, nodes)
             run = slurm.run
             if slurm.holds(work):
                 return run

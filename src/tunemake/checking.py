@@ -21,6 +21,7 @@ from tunemake.engines import sizing, xtuner
 from tunemake.faults import Fault, InputError, ModelError
 from tunemake.findings import Finding, Severity, errors, unchecked
 from tunemake.job_request import lacking
+from tunemake.launch_fit import devices
 from tunemake.machine import gpu_findings, library_findings, needs_gpu, room_findings
 from tunemake.project import Project, machine_environment
 from tunemake.questions import asked_again, questions_of, refuse_trained
@@ -125,7 +126,7 @@ class Check:
             except InputError as error:
                 self._found.findings += errors("batch", error.faults)
         self._found.memory = choice.get(sizing.WHY)
-        return sizing.batches(self._project.train, self._project.launch["gpus"], choice)
+        return sizing.batches(self._project.train, devices(self._project.launch), choice)
 
     def _is_built(self, name: str) -> bool:
         try:

@@ -62,6 +62,21 @@ def queued() -> dict[str, str]:
     return {name: number for number, _, name in (line.partition(" ") for line in told.splitlines())}
 
 
+def address(node: str) -> str:
+    """Give the address by which the nodes reach one of them; raises StageError where Slurm cannot tell."""
+    fields = dict(_FIELD.findall(_asked("scontrol", "--oneliner", "show", "node", node) or ""))
+    if "NodeAddr" not in fields:
+        raise StageError(Fault("slurm", f"scontrol tells no address of the node {node}"))
+    return str(fields["NodeAddr"])
+
+
+def end_step(number: str, name: str) -> None:
+    """Send SIGTERM to the processes of a job's steps of a name; raises StageError where Slurm cannot."""
+    told = _asked("squeue", "--steps", f"--jobs={number}", "--noheader", "--format=%i %j") or ""
+    for step in [step for step, _, of in (line.strip().partition(" ") for line in told.splitlines()) if of == name]:
+        _asked("scancel", "--quiet", "--signal=TERM", step)
+
+
 def note(work: Path) -> Mapping[str, Any] | None:
     """Read what was noted of the job that works in a folder; None where none was."""
     try:

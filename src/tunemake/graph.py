@@ -190,7 +190,7 @@ def _config(
             # An early stop's probes may be of the project's own files.
             "plugins": list(project.plugins) if "early_stop" in project.train else [],
             # What batch_size and accumulation are chosen by.
-            **({"gpus": project.launch["gpus"]} if project.launch["gpus"] > 1 else {}),
+            **_spread(project),
             **({"memory": project.machine["memory"]} if "memory" in project.machine else {}),
         },
         link=link(project, "config"), outputs=("train.py", "decides.py", "extends.py", *_deepspeed_settings(project)),
@@ -198,9 +198,14 @@ def _config(
         sources=(*sources, *([own] if own is not None else [])),
         titles={
             "seed": "project.seed", "model": "model.source", "template": "train.template", "tokens_path": "tokens",
-            "gpus": "launch.gpus", "memory": "machine.memory",
+            "gpus": "launch.gpus", "nodes": "launch.nodes", "memory": "machine.memory",
         },
     )  # fmt: skip
+
+
+def _spread(project: Project) -> dict[str, int]:
+    """Give over how many devices and nodes a training goes; {} for one."""
+    return {name: project.launch[name] for name in ("gpus", "nodes") if project.launch[name] > 1}
 
 
 def _deepspeed_settings(project: Project) -> tuple[str, ...]:
@@ -226,7 +231,6 @@ def _train(project: Project, template: Mapping[str, Any], makes_tokens: str | No
     asked = {f"{table}.probe {probe['name']}": probe["prompts"]
              for table, probes in tables.items() for probe in probes if "prompts" in probe}  # fmt: skip
     files = [probe["prompts"] for probe in stopping if isinstance(probe.get("prompts"), str)]
-    gpus = project.launch["gpus"]
     needs = {
         # The light datasets first, then the config: what can be wrong is told before anything heavy starts.
         "config": Need("config", ("decides.py", "extends.py", *_deepspeed_settings(project))),
@@ -241,16 +245,15 @@ def _train(project: Project, template: Mapping[str, Any], makes_tokens: str | No
     return Stage(
         name="train", kind="train", doc="the training itself",
         asked=tuple(stopping), sources=tuple(dict.fromkeys(files)),
-        parameters={
-            **deciding, "data": _training_data(project), "seed": project.seed, **({"gpus": gpus} if gpus > 1 else {}),
-        },
+        parameters={**deciding, "data": _training_data(project), "seed": project.seed, **_spread(project)},
         runtime={
             **running, "questions": asked, "export": (project.export or {}).get("formats", []),
             "template": _template_check(project, template),
             "links": links, "makes_tokens": makes_tokens,
         },
         link=link(project, "train"), outputs=("last_checkpoint", "metrics.jsonl"), needs=needs, resumes=True,
-        titles={**{name: f"train.{name}" for name in deciding}, "seed": "project.seed", "gpus": "launch.gpus"},
+        titles={**{name: f"train.{name}" for name in deciding}, "seed": "project.seed",
+                "gpus": "launch.gpus", "nodes": "launch.nodes"},
     )  # fmt: skip
 
 

@@ -32,16 +32,25 @@ def job_name(work: Path) -> str:
     return f"tunemake-{sha256_of_bytes(str(work.parent.resolve()).encode())[:8]}-{work.name}"
 
 
-def parameters(told: Mapping[str, Any], name: str, root: Path) -> dict[str, Any]:
-    """Give what submitit is told of a job. told: [launch.slurm]; root: the project's folder."""
+def parameters(told: Mapping[str, Any], name: str, root: Path, nodes: int = 1) -> dict[str, Any]:
+    """Give what submitit is told of a job. told: [launch.slurm]; root: the project's folder.
+
+    nodes: that it takes. The stage's process runs on the first; what it starts on all of them shares what it holds.
+    """
     asked = {key: told[key] for key in _OWN if key in told}
+    step: list[str] = []
+    if nodes > 1:
+        asked |= {"nodes": nodes, "ntasks-per-node": 1}
+        asked |= {"gpus-per-node": asked.pop("gpus")} if "gpus" in asked else {}
+        step = ["--nodes=1", "--ntasks=1", "--relative=0", "--overlap"]
     wanted = {"requeue": "no-requeue" not in told["options"], **asked, **told["options"]}
     more = {key: value for key, value in wanted.items() if value is not False}
     limit = seconds_of(more.get("time"))
     warning = told["warning"] if limit is None else max(1, min(told["warning"], limit // 4))
     cores = more.get("cpus-per-task")  # srun no longer takes it over from sbatch
+    step += [f"--cpus-per-task={cores}"] if cores else []
     return {
-        "job_name": name, "stderr_to_stdout": True, "srun_args": [f"--cpus-per-task={cores}"] if cores else [],
+        "job_name": name, "stderr_to_stdout": True, "srun_args": step,
         "time": None, "wckey": None,  # submitit's own defaults: five minutes, and its name
         "additional_parameters": {"chdir": str(root), "signal": f"{WARNING.removeprefix('SIG')}@{warning}", **more},
     }  # fmt: skip

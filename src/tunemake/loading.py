@@ -15,6 +15,7 @@ from tunemake.contracts import Question
 from tunemake.engines import xtuner
 from tunemake.faults import Fault, InputError, ProjectError, did_you_mean
 from tunemake.glance import look_at
+from tunemake.launch_fit import devices
 from tunemake.lock import FILE as LOCK
 from tunemake.plugins import Plugins
 from tunemake.process import RunStage, run_stage
@@ -148,7 +149,7 @@ def _model(project: Project) -> Found:
 
 def _batch(project: Project) -> Found:
     """Tell of an effective batch that the training's devices cannot part evenly."""
-    whole, gpus = project.train.get("effective_batch", 0), project.launch["gpus"]
+    whole, gpus = project.train.get("effective_batch", 0), devices(project.launch)
     if whole % gpus == 0:
         return []
     fault = Fault("launch.gpus", f"{gpus} devices cannot part it evenly", f"a multiple of {gpus}", str(whole))

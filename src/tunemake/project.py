@@ -16,6 +16,7 @@ from typing import Any
 from tunemake import schema, shelves
 from tunemake.digests import replace_text
 from tunemake.faults import Fault, ProjectError
+from tunemake.launch_fit import launch_faults
 from tunemake.variants import DEFAULT, PARTS, TABLES, Variant, variants_of
 
 FILE = "project.toml"
@@ -189,6 +190,7 @@ def _check(text: str, made: Iterable[tuple[Variant, Mapping[str, Any]]]) -> None
         (variant.place(path), _above(path, fault))
         for variant, values in made
         for path, fault in [*schema.schema_faults(values, shape, FILE), *_with_nul(values)]
+        or launch_faults(schema.with_defaults(values, shape)["launch"], FILE)
     ]
     if found:
         faults = dict.fromkeys(_placed(found, places(text)))  # once, though several variants have it

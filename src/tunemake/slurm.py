@@ -34,11 +34,11 @@ Watch = Callable[[Event], None]
 class Slurm:
     """Runs a stage as a job, as process.run_stage runs it here.
 
-    told: the project's [launch.slurm] table. name: what messages call the stage.
+    told: the project's [launch.slurm] table. name: what messages call the stage. nodes: that its job takes.
     """
 
-    def __init__(self, told: Mapping[str, Any], name: str) -> None:
-        self._told, self._name = told, name
+    def __init__(self, told: Mapping[str, Any], name: str, nodes: int = 1) -> None:
+        self._told, self._name, self._nodes = told, name, nodes
 
     def holds(self, work: Path) -> bool:
         """Say whether a job works in a folder or has ended there and nobody was told: what lies there is its own."""
@@ -101,7 +101,7 @@ class Slurm:
         folder, name = job.work / cluster.FOLDER, job_name(job.work)
         shutil.rmtree(folder, ignore_errors=True)
         executor = submitit.SlurmExecutor(folder, python=f"{shlex.quote(sys.executable)} -P")
-        executor.update_parameters(**parameters(self._told, name, job.root))
+        executor.update_parameters(**parameters(self._told, name, job.root, self._nodes))
         with self._turn(job.work, watch), _outside_of_jobs(), redirect_stderr(io.StringIO()) as refusal:
             try:
                 sent = executor.submit(slurm_job.run, stage, str(job.work), share[0], resumes=stage == "train")

@@ -12,9 +12,11 @@ import textwrap
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 import tiny
 
@@ -22,6 +24,9 @@ import tiny
 os.environ["OMP_NUM_THREADS"] = "1"
 
 BIN = Path(sys.executable).parent
+# Apart from the environment of all tests: where it is installed, every training and most of what loads a model
+# imports it, for seconds.
+DEEPSPEED = ["deepspeed==0.16.2", "hjson==3.1.0", "msgpack==1.2.4", "ninja==1.13.2", "py-cpuinfo==9.0.0"]
 DODO = "from tunemake.tasks import DOIT_CONFIG, task_tunemake\n"
 
 PROJECT = """
@@ -203,3 +208,17 @@ def built(tmp_path: Path, trained: Path) -> TinyProject:
     made = TinyProject.__new__(TinyProject)
     made.root = tmp_path / "p"
     return made
+
+
+@pytest.fixture(scope="session")
+def deepspeed(request: pytest.FixtureRequest) -> Path:
+    """A folder that holds DeepSpeed: where it is installed, or one that is made once and kept between runs."""
+    if (installed := find_spec("deepspeed")) is not None and installed.origin is not None:
+        return Path(installed.origin).parent.parent
+    kept = Path(request.config.cache.mkdir("tunemake-deepspeed"))
+    with FileLock(kept / "lock"):
+        if not (kept / "whole").exists():
+            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(kept / "site")]
+            subprocess.run([*pip, *DEEPSPEED], check=True, env={**os.environ, "DS_BUILD_OPS": "0"})
+            (kept / "whole").touch()
+    return kept / "site"

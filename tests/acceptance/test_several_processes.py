@@ -3,20 +3,14 @@
 import json
 import os
 import signal
-import subprocess
 import sys
-from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from conftest import kill, processes_of, wait_for
+from several_processes import adapter, far, ranks
 
 pytestmark = pytest.mark.train
-# Apart from the environment of all tests: where it is installed, every training and most of what loads a model
-# imports it, for seconds.
-DEEPSPEED = ["deepspeed==0.16.2", "hjson==3.1.0", "msgpack==1.2.4", "ninja==1.13.2", "py-cpuinfo==9.0.0"]
 TWO = "\n[launch]\ngpus = 2\n"
 
 
@@ -28,50 +22,9 @@ def doubled(project):
     return project
 
 
-@pytest.fixture(scope="session")
-def deepspeed(request):
-    """A folder that holds DeepSpeed: where it is installed, or one that is made once and kept between runs."""
-    if (installed := find_spec("deepspeed")) is not None:
-        return Path(installed.origin).parent.parent
-    kept = Path(request.config.cache.mkdir("tunemake-deepspeed"))
-    with FileLock(kept / "lock"):
-        if not (kept / "whole").exists():
-            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(kept / "site")]
-            subprocess.run([*pip, *DEEPSPEED], check=True, env={**os.environ, "DS_BUILD_OPS": "0"})
-            (kept / "whole").touch()
-    return kept / "site"
-
-
 def losses(project):
     lines = (project.root / "build/default/train/metrics.jsonl").read_text().splitlines()
     return [json.loads(line)["loss"] for line in lines]
-
-
-def adapter(project):
-    from safetensors.numpy import load_file
-
-    return load_file(project.root / "build/default/adapter/adapter_model.safetensors")
-
-
-def far(one, other):
-    """Give the largest distance between two adapters' weights."""
-    assert one.keys() == other.keys()
-    return max(float(abs(one[name] - other[name]).max()) for name in one)
-
-
-def ranks(project):
-    """Find the processes that train, by number."""
-    found = {}
-    for pid in processes_of(project.root / "build"):
-        try:
-            told = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except OSError:
-            continue
-        numbers = [int(line[5:]) for line in told if line.startswith(b"RANK=")]
-        if numbers and b"xtuner_process" in command:
-            found[numbers[0]] = pid
-    return found
 
 
 def test_two_processes_come_to_what_one_comes_to_with_twice_the_samples(doubled):

@@ -35,14 +35,8 @@ train.lora.r = 3
 
 @pytest.fixture(scope="module")
 def cluster():
-    made = slurm_cluster.Cluster()
-    before = os.environ.get("SLURM_CONF")
-    os.environ["SLURM_CONF"] = str(made.conf)
-    yield made
-    made.end()
-    del os.environ["SLURM_CONF"]
-    if before is not None:
-        os.environ["SLURM_CONF"] = before
+    with slurm_cluster.running() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

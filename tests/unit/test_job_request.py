@@ -10,9 +10,9 @@ from tunemake.schema import load_schema, schema_faults, with_defaults
 SHAPE = load_schema("project.schema.json")["properties"]["launch"]
 
 
-def asked(**told):
+def asked(nodes=1, **told):
     slurm = with_defaults({"slurm": told}, SHAPE)["slurm"]
-    return parameters(slurm, "name", Path("/p"))
+    return parameters(slurm, "name", Path("/p"), nodes)
 
 
 def test_values_become_options():
@@ -26,6 +26,14 @@ def test_a_cluster_decides_what_is_left_out():
     assert made["additional_parameters"] == {"chdir": "/p", "requeue": True, "signal": "USR2@60"}
     assert made["time"] is None
     assert "requeue" not in asked(options={"no-requeue": True})["additional_parameters"]
+
+
+def test_a_job_of_several_nodes_runs_its_stage_on_the_first():
+    made = asked(nodes=3, gpus="a100:2", options={"cpus-per-task": 8})
+    more = made["additional_parameters"]
+    assert (more["nodes"], more["ntasks-per-node"], more["gpus-per-node"]) == (3, 1, "a100:2")
+    assert "gpus" not in more
+    assert made["srun_args"] == ["--nodes=1", "--ntasks=1", "--relative=0", "--overlap", "--cpus-per-task=8"]
 
 
 @pytest.mark.parametrize(("time", "warning"), [(1, 15), (4, 60), (600, 60), ("0:20", 5), ("1-0", 60)])
@@ -49,8 +57,9 @@ def test_a_limit_is_read_as_sbatch_reads_it(limit, seconds):
     assert seconds_of(limit) == seconds
 
 
-def test_options_that_a_build_sets_itself_are_refused():
-    ((_, fault),) = schema_faults({"slurm": {"options": {"output": "x"}}}, SHAPE, "project.toml")
+@pytest.mark.parametrize("name", ["output", "nodes", "ntasks-per-node"])
+def test_options_that_a_build_sets_itself_are_refused(name):
+    ((_, fault),) = schema_faults({"slurm": {"options": {name: "x"}}}, SHAPE, "project.toml")
     assert str(fault).startswith("project.toml: slurm.options: not allowed; expected the long name of one of sbatch's")
 
 

@@ -29,7 +29,8 @@ Choice = Mapping[str, Any]
 class Training:
     """What a choice is made for.
 
-    train: the table of project.toml. length: tokens of a row, at most. shape: None where the model does not tell it.
+    train: the table of project.toml. gpus: on all nodes. length: tokens of a row, at most. shape: None where the model
+    does not tell it.
     """
 
     train: Mapping[str, Any]
@@ -80,6 +81,7 @@ def made_for(values: Mapping[str, Any], model: str) -> str:
     )  # fmt: skip
     train = {name: values["train"][name] for name in names if name in values["train"]}
     told = {name: values.get(name) for name in ("data", "gpus", "memory", "template")}
+    told |= {"nodes": values["nodes"]} if "nodes" in values else {}  # else it is as before there were any
     return sha256_of_json({"model": model, "train": train, **told})[:12]
 
 

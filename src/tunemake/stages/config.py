@@ -12,6 +12,7 @@ from tunemake.engines import deepspeed, sizing, xtuner
 from tunemake.engines.memory import shape_of
 from tunemake.engines.sizing import Training
 from tunemake.faults import Fault, ModelError, did_you_mean
+from tunemake.launch_fit import devices
 from tunemake.machine import Memory, device_memory
 from tunemake.plugins import installed_version
 from tunemake.project import machine_environment
@@ -57,7 +58,7 @@ def training(
     fused = memory.of_gpu and installed_version("liger-kernel") is not None
     way = sizing.way_of(train, stock=values["template"].startswith(xtuner.STOCK), fused_loss=fused)
     shape = shape_of(json.loads((folder / "config.json").read_text("utf-8")), facts)
-    return Training(train, gpus, values["data"]["max_length"], shape, way), memory
+    return Training(train, devices(values), values["data"]["max_length"], shape, way), memory
 
 
 def _chosen(job: Job, facts: Mapping[str, Any]) -> sizing.Choice:

@@ -17,7 +17,8 @@ from tunemake import template_fit
 from tunemake.artifacts import read_record
 from tunemake.digests import DIGESTS, Digests
 from tunemake.engines import deepspeed, sizing, xtuner
-from tunemake.engines.launching import Launch, failure
+from tunemake.engines.job_nodes import nodes_of_this_job
+from tunemake.engines.launching import Launch
 from tunemake.engines.trackers import FOLDER, missing
 from tunemake.faults import Fault, StageError
 from tunemake.json_lines import read_json_lines
@@ -52,7 +53,7 @@ def run(job: Job) -> dict[str, Any]:
     if (why := job.runtime["makes_tokens"]) is not None:
         job.say(f"the training makes its tokens itself: {why}")
     launch = _launch(job)
-    newest, torn = xtuner.newest_whole_checkpoint(job.work, launch.processes)
+    newest, torn = xtuner.newest_whole_checkpoint(job.work, launch.world)
     for path in torn:
         job.say(f"{path.name}: a checkpoint cut short, set aside")
     if newest is not None:
@@ -71,7 +72,9 @@ def _launch(job: Job) -> Launch:
     settings = job.inputs["config"] / deepspeed.SETTINGS if "deepspeed" in job.parameters else None
     if settings is not None and installed_version("deepspeed") is None:
         raise StageError(no_deepspeed(sys.executable))
-    return Launch(wanted, gpu=there != 0, deepspeed=settings)
+    nodes = job.parameters.get("nodes", 1)
+    across = nodes_of_this_job(nodes, os.environ) if nodes > 1 else None
+    return Launch(wanted, gpu=there != 0, deepspeed=settings, nodes=across)
 
 
 def _check_template(job: Job) -> None:
@@ -109,21 +112,35 @@ def _train(job: Job, folder: Path, launch: Launch, newest: Path | None) -> None:
     watcher = threading.Thread(target=_relay, args=(job, ended), daemon=True)
     watcher.start()
     # The training saves a checkpoint when it is told to end, and this process, which is told too, waits for that.
-    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.signal(signal.SIGTERM, lambda *_: _hand_on(job, launch))
     # What trackers write tells of the machine and of times: no part of the artifact.
     told = {FOLDER: str(job.root / "build" / "tracking" / job.work.name)} if job.runtime["trackers"] else {}
     told[xtuner.ROOT] = str(job.root)  # the working folder only looks like it, and has no neighbours
-    environment = {**machine_environment(), **launch.environment(), **told}
+    environment = {**launch.environment(machine_environment()), **told}
     log = job.work / LOG
     before = log.stat().st_size
-    code = subprocess.run(command, cwd=folder, check=False, env=environment).returncode
+    # srun kills what it started when it is told to end; apart from this group it is not told.
+    apart = launch.nodes is not None
+    code = subprocess.run(
+        command, cwd=folder, check=False, env=environment, stdin=subprocess.DEVNULL, start_new_session=apart
+    ).returncode
     ended.set()
     watcher.join()
     if code:
         told_since = log.read_bytes()[before:].decode(errors="replace")
-        if launch.together and (fault := failure(told_since)) is not None:
+        if (fault := launch.failure(told_since)) is not None:
             raise StageError(replace(fault, next_step=f"its log: {log.relative_to(job.root)}"))
         sys.exit(code if code > 0 else 128 - code)  # as a shell does
+
+
+def _hand_on(job: Job, launch: Launch) -> None:
+    """Tell the processes of other nodes to end; those of this machine are told as this one is."""
+    if launch.nodes is None:
+        return
+    try:
+        launch.nodes.end()
+    except StageError as error:
+        job.say(f"{error}; no checkpoint is saved now")
 
 
 def _ended_early(job: Job) -> int | None:
