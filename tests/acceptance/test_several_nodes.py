@@ -116,6 +116,20 @@ def test_deepspeed_killed_on_one_node_and_resumed_comes_to_a_merged_model(projec
 
 
 @pytest.mark.nightly
+def test_a_requeued_job_goes_on_from_its_checkpoint(project, cluster):
+    project.edit("steps = 4", "steps = 100")
+    process = training(project)
+    number = cluster.run("squeue", "--me", "--noheader", "--format=%A").strip()
+    cluster.run("scontrol", "requeue", number)
+    wait_for(lambda: "PENDING" in cluster.run("squeue", "--me", "--noheader", "--format=%T"))
+    cluster.run("scontrol", "update", f"JobId={number}", "StartTime=now")
+    told = process.communicate(timeout=240)[0]
+    assert process.returncode == 0, told
+    assert "resuming from iter_" in told
+    assert project.record("default/train")["parameters"]["nodes"] == 2
+
+
+@pytest.mark.nightly
 def test_a_cancelled_job_saves_one_checkpoint_of_both_nodes(project, cluster):
     project.edit("steps = 4", "steps = 4000")
     process = training(project)

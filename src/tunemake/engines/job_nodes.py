@@ -34,7 +34,7 @@ class JobNodes:
     def command(self, torchrun: Sequence[str]) -> list[str]:
         """Give the command that runs torchrun on each of them, which may share what the stage's own step holds."""
         srun = ["srun", f"--job-name={_STEP}", "--overlap", f"--nodes={self.count}", f"--ntasks={self.count}"]
-        srun += ["--ntasks-per-node=1", "--mpi=none", "--input=none", "--export=ALL", "--label", "--unbuffered"]
+        srun += ["--ntasks-per-node=1", "--mpi=none", "--input=none", "--export=ALL", "--label"]
         srun += ["--kill-on-bad-exit=0", f"--wait={_OTHERS_SECONDS}"]
         srun += [] if self.cores is None else [f"--cpus-per-task={self.cores}"]
         return [*srun, "sh", "-c", _ON_A_NODE, *torchrun]
