@@ -63,11 +63,34 @@ def _triton_operators() -> None:
     sys.modules["triton.ops"], sys.modules["triton.ops.matmul_perf_model"] = package, module
 
 
+def _unpacked_on_cpu() -> None:
+    # Where a CPU has AVX512-BF16, bitsandbytes packs weights anew for whatever asks a model in evaluation: their scales
+    # lose half of their bits, and the packed product has no gradient, so that no training could go on.
+    import torch
+
+    if not torch.cuda.is_available():
+        import bitsandbytes.functional
+
+        bitsandbytes.functional.has_avx512bf16 = lambda: False
+
+
+def _four_bits_on_cpu() -> None:
+    # transformers 4.48 takes a CPU for unfit for 4 bits, unless Intel's own extension is there, and fails to say so.
+    import torch
+
+    if not torch.cuda.is_available():
+        from transformers.integrations import bitsandbytes
+
+        bitsandbytes.validate_bnb_backend_availability = lambda **_: True
+
+
 _CURES: dict[str, Callable[[], None]] = {
     "torchvision._meta_registrations": _torchvision_operators,
     "xtuner.utils.device": _cpu_bf16,
     "mmengine.dist.utils": _cpu_processes,
     "bitsandbytes": _triton_operators,
+    "bitsandbytes.backends.cpu.ops": _unpacked_on_cpu,
+    "xtuner.model.sft": _four_bits_on_cpu,
 }
 
 

@@ -274,8 +274,10 @@ def _adapter(project: Project) -> Stage:
 
 
 def _merge(project: Project, template: Mapping[str, Any]) -> Stage:
-    full = project.train["method"] == "full"
-    weights = _weights(project) if full else {"adapter": Need("adapter", ("adapter_*",))}
+    method = project.train["method"]
+    weights = _weights(project) if method == "full" else {"adapter": Need("adapter", ("adapter_*",))}
+    # Only where it counts, so that models from before there was a choice are fresh.
+    onto = {"onto": project.merge["base"], "precision": project.train["precision"]}
     return Stage(
         name="merge", kind="merge", doc="the merged model as a Hugging Face folder",
         parameters={
@@ -283,8 +285,9 @@ def _merge(project: Project, template: Mapping[str, Any]) -> Stage:
             "prompt_template": dict(template),
             # For the model's own record.
             "project": project.name, "base": project.model["source"], "template": project.model["prompt_template"],
+            **(onto if project.merge["base"] != "original" else {}),
         },
-        runtime={"trust_remote_code": project.model["trust_remote_code"]},
+        runtime={"trust_remote_code": project.model["trust_remote_code"], "four_bits": method == "qlora"},
         link=link(project, "merged"), outputs=("config.json", "tokenizer_config.json", models.MODEL_RECORD),
         needs={
             "base": Need("base", ("model/**", "model.json")), **weights,
@@ -292,7 +295,8 @@ def _merge(project: Project, template: Mapping[str, Any]) -> Stage:
         },
         titles={
             "dtype": "merge.dtype", "shard_size": "merge.shard_size", "project": "project.name",
-            "base": "model.source", "template": "model.prompt_template",
+            "base": "model.source", "template": "model.prompt_template", "onto": "merge.base",
+            "precision": "train.precision",
         },
     )  # fmt: skip
 

@@ -68,6 +68,7 @@ def _builder(root: Path, alone: bool, run: RunStage) -> Builder:  # noqa: FBT001
 def _check(project: Project, plugins: Plugins) -> None:
     _raise_all(project, _plugin_files(project, plugins))  # without them, nothing can be said of the datasets
     faults = [*_model(project), *_batch(project), *_evaluation(project, plugins), *_prompt_template(project, plugins)]
+    faults += _merge(project)
     for dataset in project.datasets:
         faults += _dataset(project, plugins, dataset)
     _raise_all(project, faults)
@@ -154,6 +155,14 @@ def _batch(project: Project) -> Found:
         return []
     fault = Fault("launch.gpus", f"{gpus} devices cannot part it evenly", f"a multiple of {gpus}", str(whole))
     return _at(("train", "effective_batch"), [fault])
+
+
+def _merge(project: Project) -> Found:
+    method, at = project.train["method"], ("merge", "base")
+    if project.merge["base"] == "original" or method == "qlora":
+        return []
+    what = f"method {method} trains against the base's own weights, and no others"
+    return _at(at, [Fault(dotted(at), what, 'train.method = "qlora", or "original"', project.merge["base"])])
 
 
 def _dataset(project: Project, plugins: Plugins, dataset: Dataset) -> Found:

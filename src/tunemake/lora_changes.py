@@ -34,6 +34,7 @@ class Change:
 
     dtype: the base's. source: float values of the base, or of the adapter where it holds the whole tensor.
     a [r, in], b [out, r]: None where nothing is added. transposed: the weight is stored as [in, out].
+    four_bits: the source goes through 4 bits first, as it did for the training.
     """
 
     dtype: str
@@ -42,6 +43,7 @@ class Change:
     b: Tensor | None = None
     scale: float = 1.0
     transposed: bool = False
+    four_bits: bool = False
 
 
 def read_changes(

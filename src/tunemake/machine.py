@@ -17,6 +17,7 @@ from tunemake.findings import Finding, errors, unchecked
 from tunemake.plugins import installed_version
 
 _OLDEST_BITSANDBYTES = (0, 48)
+_OLDEST_ON_CPU = (0, 50)
 _AMPERE = 8  # the first compute capability with bfloat16
 _DRIVER = Path("/proc/driver/nvidia/gpus")
 _OTHER_WAYS = (Path("/dev/kfd"), Path("/dev/dxg"))  # ROCm, and Windows' own way into Linux
@@ -100,7 +101,7 @@ def gpu_findings(train: Mapping[str, Any], gpus: int, environment: Mapping[str, 
 
 def needs_gpu(train: Mapping[str, Any]) -> tuple[str, str] | None:
     """Say what about a training needs a CUDA device: the name of the value, and it with the value. None: nothing."""
-    if train["method"] == "qlora":
+    if train["method"] == "qlora" and not _has_bitsandbytes(_OLDEST_ON_CPU):
         return "train.method", "qlora"
     if train["precision"] != "float32":
         return "train.precision", str(train["precision"])
@@ -110,6 +111,8 @@ def needs_gpu(train: Mapping[str, Any]) -> tuple[str, str] | None:
 def no_gpu(value: str, what: str) -> Fault:
     """Give the fault of a missing CUDA device; value, what: as needs_gpu gives them."""
     step = 'method = "lora" with precision = "float32" runs on a CPU'
+    if what == "qlora":
+        step += ", and so does qlora with bitsandbytes>=0.50"
     return Fault(value, f"{what} needs a CUDA GPU, and none is here", next_step=step)
 
 
@@ -142,11 +145,16 @@ def old_bitsandbytes(python: str) -> Fault | None:
 
     XTuner pins 0.45.0, whose kernels a current CUDA build of torch cannot load.
     """
-    found = installed_version("bitsandbytes") or "none"
-    if found != "none" and tuple(map(int, found.split(".")[:2])) >= _OLDEST_BITSANDBYTES:
+    if _has_bitsandbytes(_OLDEST_BITSANDBYTES):
         return None
+    found = installed_version("bitsandbytes") or "none"
     line = f"{python} -m pip install -U 'bitsandbytes>=0.48'"
     return Fault("train.method", "qlora needs a current bitsandbytes", ">=0.48", found, f"run {line}")
+
+
+def _has_bitsandbytes(oldest: tuple[int, int]) -> bool:
+    found = installed_version("bitsandbytes")
+    return found is not None and tuple(map(int, found.split(".")[:2])) >= oldest
 
 
 def room_findings(needed: int, free: int, parts: Mapping[str, int]) -> Iterator[Finding]:

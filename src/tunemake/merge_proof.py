@@ -20,6 +20,7 @@ from tunemake.tensors import FLOATS, Files, Tensor, read_model
 from tunemake.weight_proof import Claim, WeightProof, read_claims
 
 TOLD = 10  # faults of one kind; the others are counted
+FourBits = tuple[frozenset[str], str]
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -49,11 +50,13 @@ def prove(
     shard_size: int | None = None,
     template: Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
+    four_bits: FourBits | None = None,
 ) -> Proof:
     """Hold a merged model's folder against base and adapter, both as they lie on the disk.
 
     adapter: None after a full fine-tuning, whose weights only have to differ from the base's. dtype, shard_size
     (bytes), template (resolved): what the project declares; without a template the chat template is not compared.
+    four_bits: where the base had to be dequantised: which of its weights, and the training's precision.
     Every changed weight is compared in sampled rows, every other tensor whole. ModelError where a file cannot be read.
     """
     config, tensors, written = read_config(base), read_model(base), read_model(merged)
@@ -72,7 +75,7 @@ def prove(
     with Files() as files:
         proof = WeightProof(files, fan_in_fan_out=bool(told.get("fan_in_fan_out")))
         same_form = {name: wanted for name, wanted in expected.items() if _alike(wanted, written.get(name))}
-        faults += _value_faults(proof, same_form, written, full=adapter is None)
+        faults += _value_faults(proof, same_form, written, four_bits, full=adapter is None)
     if template is not None:
         faults += speech_faults(merged, base, template, trust_remote_code=trust_remote_code)
     tally = proof.tally
@@ -154,19 +157,26 @@ def _form_faults(
 
 
 def _value_faults(
-    proof: WeightProof, expected: Mapping[str, _Expected], written: Mapping[str, Tensor], *, full: bool
-) -> list[Fault]:
+    proof: WeightProof, expected: Mapping[str, _Expected], written: Mapping[str, Tensor], four_bits: FourBits | None,
+    *, full: bool,
+) -> list[Fault]:  # fmt: skip
     """Give the faults of values. full: after a full fine-tuning, where any tensor may have changed."""
+    names, trained = four_bits or (frozenset(), None)
     faults: list[Fault] = []
     for name, wanted in () if full else expected.items():
-        claim = wanted.claim
-        if claim and claim.a:
-            fault = proof.changed(name, written[name], claim.whole or wanted.source, claim)
+        claim = wanted.claim or Claim()
+        precision = trained if name in names and not claim.whole else None
+        if claim.a:
+            fault = proof.changed(name, written[name], claim.whole or wanted.source, claim, precision)
+            faults += [fault] if fault else []
+        elif precision is not None:
+            fault = proof.dequantised(name, written[name], wanted.source, precision)
             faults += [fault] if fault else []
         else:
-            source = claim.whole if claim and claim.whole else wanted.source
-            faults += _copied(proof, name, written[name], source, claim)
-    touched = [name for name, wanted in expected.items() if full or wanted.claim]
+            faults += _copied(proof, name, written[name], claim.whole or wanted.source, wanted.claim)
+    if names and proof.tally.nonzero:  # dequantised, every weight differs from the base's, whatever the adapter adds
+        return list(_few(faults))
+    touched = [name for name, wanted in expected.items() if (full or wanted.claim) and name not in names]
     return [*_unchanged(proof, touched, expected, written, full=full), *_few(faults)]
 
 

@@ -29,7 +29,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 def write_model_record(folder: Path, inputs: Mapping[str, Path], told: Mapping[str, Any], digests: Digests) -> None:
     """Write the record of the merged model in a folder, when all its other files are there.
 
-    inputs, told: the merge stage's inputs and parameters, its prompt_template resolved. digests: remembered, for
+    inputs, told: the merge stage's inputs and parameters, its prompt_template resolved; beside onto also four_bits, the
+    names of the weights that were dequantised. digests: remembered, for
     whoever commits the files.
     """
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
@@ -50,6 +51,8 @@ def _made_of(inputs: Mapping[str, Path], told: Mapping[str, Any], digests: Diges
         "base": {"source": source, "revision": base["revision"], "sha256": base["sha256"], "files": base["files"]},
         "data": _sums(sorted(inputs["data"].glob("train.json*")), digests),
     }  # fmt: skip
+    if "onto" in told:
+        made_of["onto"] = {"base": told["onto"], "precision": told["precision"], "weights": told["four_bits"]}
     if "adapter" in inputs:
         made_of["adapter"] = _sums(sorted(inputs["adapter"].glob("adapter_*")), digests)
     return made_of

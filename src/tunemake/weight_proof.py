@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunemake.faults import Fault, ModelError
+from tunemake.nf4_proof import Dequantised, Range
 from tunemake.tensors import BYTES, FLOATS, Files, Tensor, read_header
 
 SAMPLED = 16_384  # values of one weight; all of a smaller one
@@ -118,33 +119,52 @@ class WeightProof:
                 wrong = (there != here).reshape(-1, width).any(axis=1)
                 yield first + int(np.argmax(wrong)), int(wrong.sum())
 
-    def changed(self, name: str, written: Tensor, source: Tensor, claim: Claim) -> Fault | None:
-        """Compare sampled rows of a weight with source + scale · B·A.
+    def changed(
+        self, name: str, written: Tensor, source: Tensor, claim: Claim, precision: str | None = None
+    ) -> Fault | None:
+        """Compare sampled rows of a weight with source + scale · B·A; precision: with the source after 4 bits, if any.
 
         A merge in float32 gives y with |y - x| ≤ e of the exact x = w + s·Σ B·A of r products. A sum of r products
         in float32, in any order, is off by at most γ(r) Σ|B·A|, with γ(n) = n·u / (1 - n·u) and u = 2^-24 (Higham,
         Accuracy and Stability of Numerical Algorithms, 3.1); rounding s and multiplying by it are two roundings more,
         adding it to w is one: e = γ(r + 3) |s| Σ|B·A| + 2u |w|, and for products that underflow 2^-126 each. Rounding
         to the written dtype keeps order, so what is written lies between the rounded x - e and the rounded x + e:
-        exactly so, for subnormals too.
+        exactly so, for subnormals too. Of a source that went through 4 bits, x has the two ends that w has.
         """
         rows, left, right = self._factors(written, claim)
         if left is None or right is None:
             return Fault("merge", f"{name}: A and B do not fit the weight {list(written.shape)}")
-        w, got = self._rows(source, rows), self._rows(written, rows)
+        lowest, highest = self._between(source, rows, precision)
+        w, got = (lowest + highest) / 2, self._rows(written, rows)
         added = claim.scale * (left @ right)
-        exact = w + added
         n = left.shape[1] + 3
         error = n * UNIT / (1 - n * UNIT) * abs(claim.scale) * (np.abs(left) @ np.abs(right)) + 2 * UNIT * np.abs(w)
         error += n * max(1.0, abs(claim.scale)) * SMALLEST
-        low, high = (_cast(side, written.dtype).astype(np.float64) for side in (exact - error, exact + error))
+        ends = (lowest + added - error, highest + added + error)
+        low, high = (_cast(side, written.dtype).astype(np.float64) for side in ends)
         wrong = ~((low <= got) & (got <= high))
         same = np.array_equal(got, _cast(w, written.dtype).astype(np.float64))
         with np.errstate(invalid="ignore"):  # what is not finite is never between low and high
-            self._count(np.abs(got - exact), added, same=same)
+            self._count(np.abs(got - w - added), added, same=same)
         if not wrong.any():
             return None
         return _unlike_sum(name, got - w, added, wrong, same=same, scale=claim.scale)
+
+    def dequantised(self, name: str, written: Tensor, source: Tensor, precision: str) -> Fault | None:
+        """Compare sampled rows of a weight that only went through 4 bits with what these leave of the source."""
+        rows = self._sample(*written.shape)
+        low, high = (_cast(side, written.dtype).astype(np.float64) for side in self._between(source, rows, precision))
+        got = self._rows(written, rows)
+        wrong = int((~((low <= got) & (got <= high))).sum())
+        self._count(np.abs(got - (low + high) / 2), np.zeros(0), same=True)
+        what = f"{name} is not the base's, dequantised from 4 bits: {wrong} of {got.size} sampled values differ"
+        return Fault("merge", what) if wrong else None
+
+    def _between(self, source: Tensor, rows: NDArray[np.int64], precision: str | None) -> Range:
+        """Give the lowest and the highest that each value of some rows may be: twice the same, but after 4 bits."""
+        if precision is not None:
+            return Dequantised(self.files, source, precision).rows(rows)
+        return self._rows(source, rows), self._rows(source, rows)
 
     def _count(self, deviation: NDArray[np.float64], added: NDArray[np.float64], *, same: bool) -> None:
         tally = self.tally

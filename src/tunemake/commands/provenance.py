@@ -53,9 +53,13 @@ def verify_merge(say: Say, folder: Path, base: Path, adapter: Path | None, *, ma
     read, _, flaws, against = _verified_model(folder)
     # The record does not say how large a file may be: as large as the largest is.
     largest = max((path.stat().st_size for path in folder.glob("*.safetensors")), default=0)
-    proof = prove(folder, base, adapter, dtype=read_model_record(folder).get("dtype", "base"), shard_size=largest)
+    record = read_model_record(folder)
+    onto, dtype = record.get("onto"), record.get("dtype", "base")
+    four_bits = (frozenset(onto["weights"]), onto["precision"]) if onto else None
+    proof = prove(folder, base, adapter, dtype=dtype, shard_size=largest, four_bits=four_bits)
     weights, values, whole = (proof.facts[name] for name in ("weights", "values", "whole_tensors"))
     against += f"; {weights} changed weights at {values} values and {whole} tensors whole, with {base}"
+    against += ", dequantised from 4 bits," if onto else ""
     against += f" and {adapter}" if adapter else ": that they differ"
     return _told(say, read, 0, [*flaws, *map(str, proof.faults)], f"{against}; no chat template", machine=machine)
 

@@ -21,7 +21,8 @@ MOST_PROMPT = 2000  # letters of a prompt that are shown
 class Told:
     """What a card tells. parameters: the report stage's. evaluation, data: as run_figures gives them; None for none.
 
-    base: model.json. prompt: a question as the model is given it. files: of the model, with bytes.
+    base: model.json. prompt: a question as the model is given it. files: of the model, with bytes. onto: what the
+    adapter was merged onto, as run_figures says it.
     """
 
     parameters: Mapping[str, Any]
@@ -30,6 +31,7 @@ class Told:
     prompt: str
     evaluation: Mapping[str, Any] | None = None
     files: Mapping[str, int] = field(default_factory=dict)
+    onto: str = ""
 
 
 def card(told: Told, *, adapter: bool) -> str:
@@ -43,7 +45,7 @@ def card(told: Told, *, adapter: bool) -> str:
             "license": own.get("license"), "languages": own.get("languages") or [],
             "template": own["prompt_template"], "prompt": told.prompt[:MOST_PROMPT], "evaluation": told.evaluation,
             "datasets": portable(own["datasets"]), "data": told.data, "train": flat(portable(own["train"])),
-            "files": told.files,
+            "files": told.files, "onto": told.onto,
         },
     )  # fmt: skip
 

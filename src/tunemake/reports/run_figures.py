@@ -122,3 +122,15 @@ def _texts(model: Path, template: Mapping[str, Any], max_length: int) -> Trained
 def asked(template: Mapping[str, Any]) -> str:
     """Give the text of a question as the model is given it, by a resolved template."""
     return text_of(template, _EXAMPLE)
+
+
+def merged_onto(method: str, facts: Mapping[str, Any]) -> str:
+    """Say what an adapter of a training in 4 bits was merged onto, by the merge's facts; "" of any other training."""
+    if method != "qlora":
+        return ""
+    trained = "The adapter was trained against the base in 4 bits (NF4)"
+    told = facts.get("onto", {})
+    if told.get("base") != "dequantised":
+        return f"{trained} and merged onto the base's own weights, which are not quite those."
+    far = f"{told['distance']:.2%} of their size off the base's own"
+    return f"{trained} and merged onto these weights, dequantised: {told['weights']} of them, {far}."

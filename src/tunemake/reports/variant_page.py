@@ -19,7 +19,10 @@ _MEBIBYTE = 2**20
 
 @dataclass(frozen=True)
 class Shown:
-    """What a page shows, as run_figures, lineage and comparison give it. parameters: the report stage's."""
+    """What a page shows, as run_figures, lineage and comparison give it. parameters: the report stage's.
+
+    onto: what the adapter was merged onto, where that is to be told.
+    """
 
     parameters: Mapping[str, Any]
     base: Mapping[str, Any]
@@ -30,6 +33,7 @@ class Shown:
     nodes: Sequence[Node]
     history: tuple[Sequence[Mapping[str, Any]], int]
     variants: Sequence[Mapping[str, Any]] = ()
+    onto: str = ""
 
 
 def variant_page(shown: Shown) -> str:
@@ -43,7 +47,7 @@ def variant_page(shown: Shown) -> str:
             "template": own["prompt_template"], "verdict": verdict(shown.evaluation), "evaluation": shown.evaluation,
             "training": shown.training, "checkpoints": shown.checkpoints, "data": shown.data, "nodes": shown.nodes,
             "history": shown.history[0], "earlier": shown.history[1], "variants": shown.variants,
-            "plots": _plots(shown),
+            "plots": _plots(shown), "onto": shown.onto,
         },
     )  # fmt: skip
 

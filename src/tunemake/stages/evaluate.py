@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from tunemake.artifacts import read_record
 from tunemake.contracts import Answer, Score
+from tunemake.dequantised_base import dequantise_loaded
+from tunemake.engines.quantised_layers import quantised_weights
 from tunemake.examination import Asked, Base, Examination, needs
 from tunemake.faults import StageError
 from tunemake.generation import Answers
@@ -73,8 +76,18 @@ def _of_base(job: Job, asked: Sequence[Asked], base: Base) -> tuple[Base, list[t
         from peft import PeftModel
 
         rows = _rows(job, model)
+        _as_merged_onto(job, model.model)
         both = both_logits(PeftModel.from_pretrained(model.model, job.inputs["adapter"]), rows)
     return Base(base.answers, base.ids, likely), both
+
+
+def _as_merged_onto(job: Job, base: Any) -> None:
+    """Dequantise the base where the adapter was merged onto that: its own weights would answer otherwise."""
+    told = (read_record(job.inputs["merged"]) or {})["parameters"]
+    if "onto" in told:
+        trusted = job.parameters["trust_remote_code"]
+        names = quantised_weights(job.inputs["base"] / "model", trust_remote_code=trusted)
+        dequantise_loaded(base, names, told["precision"])
 
 
 def _rows(job: Job, model: Answers) -> list[list[int]]:

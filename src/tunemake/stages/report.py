@@ -40,16 +40,18 @@ def run(job: Job) -> dict[str, Any]:
     data = _data(job, template, evaluation, chosen)
     nodes = lineage.lineage(given)
     variants = job.runtime.get("variants", [])
+    onto = run_figures.merged_onto(own["train"]["method"], merge["facts"])
     shown = Shown(
         parameters=own, base=base, data=data, evaluation=evaluation,
         training=run_figures.training(given["train"], given.get("tokens")),
         checkpoints=run_figures.checkpoints(given.get("select")), nodes=nodes,
         history=lineage.history(job.root / "build" / "log.jsonl", nodes),
         variants=[asdict(row) for row in compared(job.root, variants)] if len(variants) > 1 else [],
+        onto=onto,
     )  # fmt: skip
     (job.work / PAGE).write_text(variant_page(shown), "utf-8")
     told = Told(own, base, data, run_figures.asked(template), evaluation,
-                files_of(given["merge"], merge))  # fmt: skip
+                files_of(given["merge"], merge), onto)  # fmt: skip
     (job.work / CARD).write_text(card(told, adapter=False), "utf-8")
     if "adapter" in given:
         _adapter_card(job.work, given["adapter"], told)

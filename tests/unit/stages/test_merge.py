@@ -158,8 +158,8 @@ def test_blocks_do_not_change_the_result(tmp_path, monkeypatch):
     adapter = tiny.adapter(base, tmp_path / "adapter", target_modules=tiny.LINEAR)
     merge(base, adapter, tmp_path / "whole")
     for block, piece in ((100, 1000), (64, 64), (33, 1)):
-        monkeypatch.setattr("tunemake.stages.merge.BLOCK", block)
-        monkeypatch.setattr("tunemake.stages.merge.PIECE", piece)
+        monkeypatch.setattr("tunemake.merged_weights.BLOCK", block)
+        monkeypatch.setattr("tunemake.merged_weights.PIECE", piece)
         merge(base, adapter, tmp_path / f"blocks-{block}")
         whole, cut = tiny.tensors_of(tmp_path / "whole"), tiny.tensors_of(tmp_path / f"blocks-{block}")
         assert all((tensor != cut[name]).double().mean() < 1e-3 for name, tensor in whole.items())
