@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 HERE = Path(__file__).parent
@@ -29,6 +31,21 @@ def taught_model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("taught")
     write_taught(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def bitsandbytes(request):
+    """A folder that holds a bitsandbytes that computes on a CPU; made once, and kept between runs.
+
+    XTuner pins an older one: this one is for processes that have the folder first on PYTHONPATH.
+    """
+    kept = Path(request.config.cache.mkdir("tunemake-bitsandbytes"))
+    with FileLock(kept / "lock"):
+        if not (kept / "whole").exists():
+            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(kept / "site")]
+            subprocess.run([*pip, "bitsandbytes==0.50.2"], check=True)
+            (kept / "whole").touch()
+    return kept / "site"
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tunemake.tensors import BYTES, FLOATS, Files, Tensor
 
 _BLOCK, _NESTED = 64, 256
-_AT_ONCE = 8192 * _BLOCK
+_AT_ONCE = 2048 * _BLOCK  # values, for which a core's cache has room
 _NEAR = 2.0**-20  # of 1: float32's roundings of a quotient and a difference, and some room
 _SHORT = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 # The quantiles of a normal distribution, from the QLoRA paper's appendix E.
@@ -73,15 +73,18 @@ class Dequantised:
     def _tops(self) -> Iterator[NDArray[np.float32]]:
         for first in range(0, self.source.count, _AT_ONCE):
             values = np.abs(self._loaded(first, min(_AT_ONCE, self.source.count - first)))
-            filled = np.zeros(-(-values.size // _BLOCK) * _BLOCK)
-            filled[: values.size] = values
-            yield filled.reshape(-1, _BLOCK).max(axis=1).astype(np.float32)
+            missing = -values.size % _BLOCK
+            yield np.pad(values, (0, missing)).reshape(-1, _BLOCK).max(axis=1)
 
-    def _loaded(self, first: int, count: int) -> NDArray[np.float64]:
-        width = BYTES[self.source.dtype]
+    def _loaded(self, first: int, count: int) -> NDArray[np.float32]:
+        width, stored = BYTES[self.source.dtype], FLOATS[self.source.dtype]
         raw = np.empty(count * width, np.uint8)
         self.files.read(self.source, first * width, raw)
-        return self._rounded(raw.view(FLOATS[self.source.dtype]).astype(np.float64))
+        values = raw.view(stored)
+        if stored != self.dtype:
+            with np.errstate(over="ignore"):
+                values = values.astype(np.float32).astype(self.dtype)
+        return values.astype(np.float32)
 
 
 def _kept(tops: NDArray[np.float64], mean: float) -> Range:
