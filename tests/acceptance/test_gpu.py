@@ -21,6 +21,7 @@ KINDS = {
     "lora, bfloat16": 'precision = "bfloat16"',
     "lora, float16": 'precision = "float16"',
     "qlora": 'method = "qlora"\nprecision = "bfloat16"',
+    "qlora, dequantised": 'method = "qlora"\nprecision = "bfloat16"',
     "full, bfloat16": 'method = "full"\nprecision = "bfloat16"',
     "full, float16": 'method = "full"\nprecision = "float16"',
 }
@@ -29,6 +30,8 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_of_training(project, kind):
     project.edit("steps = 4", f"{KINDS[kind]}\nsteps = 8")
+    if kind.endswith("dequantised"):
+        project.edit("[evaluate]", '[merge]\nbase = "dequantised"\n\n[evaluate]')
     project.built()
     lines = (project.root / "build/default/train/metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in lines]

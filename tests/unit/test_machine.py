@@ -3,7 +3,7 @@ import stat
 
 import pytest
 
-from tunemake.machine import Memory, cuda_devices, device_memory, gpu_findings, room_findings, size
+from tunemake.machine import Memory, cuda_devices, device_memory, gpu_findings, needs_gpu, room_findings, size
 
 
 def test_hidden_devices_are_none():
@@ -21,6 +21,23 @@ def test_devices_are_those_that_torch_sees():
 
 def test_a_training_on_the_cpu_asks_for_no_gpu():
     assert list(gpu_findings({"method": "lora", "precision": "float32"}, 1, {"CUDA_VISIBLE_DEVICES": ""})) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "precision", "needs"),
+    [
+        ("0.50.2", "float32", None),
+        ("1.0.0", "float32", None),
+        ("0.50.2", "bfloat16", ("train.precision", "bfloat16")),
+        ("0.49.1", "float32", ("train.method", "qlora")),
+    ],
+)
+def test_4_bits_want_a_gpu_or_a_bitsandbytes_that_can_do_without(version, precision, needs, tmp_path, monkeypatch):
+    installed = tmp_path / f"bitsandbytes-{version}.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text(f"Metadata-Version: 2.1\nName: bitsandbytes\nVersion: {version}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert needs_gpu({"method": "qlora", "precision": precision}) == needs
 
 
 @pytest.mark.parametrize(("needed", "severity"), [(10**9, []), (95 * 10**8, ["warning"]), (2 * 10**10, ["error"])])

@@ -70,7 +70,7 @@ def init(home: Path, project: str, choices: Choices, ask: Ask | None) -> list[st
     scaffolds.write_folder(folder, files)
     lines = [f"{project}/ made: {', '.join(files)}"]
     if choices.method == "qlora":
-        lines.append("method qlora needs a GPU; lora trains on a CPU too")
+        lines.append("method qlora needs a GPU, or bitsandbytes>=0.50; lora trains on a CPU too")
     return [
         *lines,
         f"next: cd {project} && {own_command('doit', folder)}",

@@ -9,6 +9,7 @@ from markdown_it import MarkdownIt
 from report_project import HOSTILE, Built
 from tunemake.reports.card import Told, card, flat, metadata
 from tunemake.reports.pages import fenced, in_markdown
+from tunemake.reports.run_figures import merged_onto
 
 HUB = {
     "project": HOSTILE, "variant": "default", "base": "hf:org/base@main", "prompt_template": "chatml",
@@ -54,6 +55,27 @@ def test_a_base_model_and_datasets_of_the_hub_are_named():
     assert told["datasets"] == ["org/data"]
     assert told["library_name"] == "peft"
     assert told["language"] == ["en", "zh"]
+
+
+@pytest.mark.parametrize(
+    ("method", "facts", "told"),
+    [
+        ("lora", {}, ""),
+        ("qlora", {}, "merged onto the base's own weights, which are not quite those."),
+        ("qlora", {"onto": {"base": "original"}}, "merged onto the base's own weights, which are not quite those."),
+        (
+            "qlora",
+            {"onto": {"base": "dequantised", "weights": 14, "distance": 0.0917}},
+            "merged onto these weights, dequantised: 14 of them, 9.17% of their size off the base's own.",
+        ),
+    ],
+)
+def test_it_tells_what_an_adapter_trained_in_4_bits_was_merged_onto(method, facts, told):
+    onto = merged_onto(method, facts)
+    assert onto.endswith(told)
+    text = card(Told(HUB, {"parameters": 5}, None, "", onto=onto), adapter=False)
+    assert ("in 4 bits" in body(text)) == (method == "qlora")
+    assert in_markdown(told) in text
 
 
 def test_nothing_of_a_project_is_markup_in_it():
