@@ -165,7 +165,8 @@ def _value_faults(
     faults: list[Fault] = []
     for name, wanted in () if full else expected.items():
         claim = wanted.claim or Claim()
-        precision = trained if name in names and not claim.whole else None
+        matrix = len(wanted.source.shape) == 2 and wanted.dtype in FLOATS  # noqa: PLR2004 - rows and columns
+        precision = trained if name in names and matrix and not claim.whole else None
         if claim.a:
             fault = proof.changed(name, written[name], claim.whole or wanted.source, claim, precision)
             faults += [fault] if fault else []

@@ -23,6 +23,7 @@ from tunemake.plugins import installed_version
 FORMAT = 1
 _LOG = "log.txt"
 _LIBRARIES = ("numpy", "peft", "torch", "transformers", "xtuner")
+_PRECISIONS = ("float32", "bfloat16", "float16")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -82,6 +83,21 @@ def read_model_record(folder: Path) -> dict[str, Any]:
         expected = f"format {FORMAT}, with the digests of files"
         raise InputError(Fault(str(path), "not a record that this version understands", expected, got))
     return record
+
+
+def dequantised_of(folder: Path, record: Mapping[str, Any]) -> tuple[frozenset[str], str] | None:
+    """Give the weights that a model's record says were dequantised, and the training's precision; None for none.
+
+    Raises InputError where it says it in a form that this version does not know.
+    """
+    told = record.get("onto")
+    if told is None:
+        return None
+    names, precision = (told.get("weights"), told.get("precision")) if isinstance(told, dict) else (None, None)
+    if precision not in _PRECISIONS or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        what, expected = "not a record that this version understands", "in onto the precision, and names of weights"
+        raise InputError(Fault(str(folder / MODEL_RECORD), what, expected, repr(told)[:40]))
+    return frozenset(names), str(precision)
 
 
 def model_flaws(folder: Path) -> tuple[int, list[str]]:

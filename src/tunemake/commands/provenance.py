@@ -14,7 +14,7 @@ from tunemake.gate import lines_of
 from tunemake.holdings import flaws_in
 from tunemake.loading import load_builder
 from tunemake.lock import FILE, change_line, changes, contents, lock_flaws, read_lock, shown, unrecorded, write_lock
-from tunemake.model_record import model_flaws, read_model_record
+from tunemake.model_record import dequantised_of, model_flaws, read_model_record
 from tunemake.plan import as_text, plan
 from tunemake.stage import Stage
 from tunemake.withholding import verdict
@@ -54,12 +54,11 @@ def verify_merge(say: Say, folder: Path, base: Path, adapter: Path | None, *, ma
     # The record does not say how large a file may be: as large as the largest is.
     largest = max((path.stat().st_size for path in folder.glob("*.safetensors")), default=0)
     record = read_model_record(folder)
-    onto, dtype = record.get("onto"), record.get("dtype", "base")
-    four_bits = (frozenset(onto["weights"]), onto["precision"]) if onto else None
+    four_bits, dtype = dequantised_of(folder, record), record.get("dtype", "base")
     proof = prove(folder, base, adapter, dtype=dtype, shard_size=largest, four_bits=four_bits)
     weights, values, whole = (proof.facts[name] for name in ("weights", "values", "whole_tensors"))
     against += f"; {weights} changed weights at {values} values and {whole} tensors whole, with {base}"
-    against += ", dequantised from 4 bits," if onto else ""
+    against += ", dequantised from 4 bits," if four_bits else ""
     against += f" and {adapter}" if adapter else ": that they differ"
     return _told(say, read, 0, [*flaws, *map(str, proof.faults)], f"{against}; no chat template", machine=machine)
 

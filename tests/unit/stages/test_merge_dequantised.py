@@ -8,8 +8,9 @@ import tiny_models as tiny
 
 from tunemake import nf4
 from tunemake.dequantised_base import DequantisedBase, dequantise_loaded
-from tunemake.faults import ModelError
+from tunemake.faults import InputError, ModelError
 from tunemake.merge_proof import prove
+from tunemake.model_record import dequantised_of
 from tunemake.stages.merge import merge
 from tunemake.tensors import FLOATS, Files, read_model
 
@@ -129,6 +130,21 @@ def test_a_weight_that_the_base_lacks_is_told(made, tmp_path):
     base, adapter, *_ = made
     with pytest.raises(ModelError, match=r"gone\.weight: was trained in 4 bits, and the base has no such"):
         merge(base, adapter, tmp_path / "out", onto=DequantisedBase({"model.gone.weight"}, "bfloat16"))
+
+
+@pytest.mark.parametrize(
+    "onto", [5, {}, {"precision": "int8", "weights": []}, {"precision": "float32", "weights": [1]}]
+)
+def test_a_record_that_says_it_otherwise_is_told(onto, tmp_path):
+    with pytest.raises(InputError, match=r"tunemake\.json: not a record that this version understands"):
+        dequantised_of(tmp_path, {"onto": onto})
+
+
+def test_no_other_tensor_passes_for_a_weight_in_4_bits(made):
+    base, adapter, merged, onto = made
+    norm = "model.norm.weight"
+    proof = prove(merged, base, adapter, four_bits=(onto.names | {norm}, onto.precision))
+    assert proof.faults == ()  # it is the base's, and was compared as that
 
 
 def test_an_adapter_of_zeros_is_caught(tmp_path):
