@@ -69,6 +69,8 @@ def main(*, model: str, rows: str, out: str, steps: int, batch: int, accumulatio
     )  # fmt: skip
     clock = Clock()
     trainer = InOrder(peft.get_peft_model(base, told), arguments, train_dataset=data, callbacks=[clock])
+    # Else some versions add the gradients of an accumulated step where they should average them.
+    trainer.model_accepts_loss_kwargs = False
     trainer.train()
     found = [float(one) for one in trainer.seen]
     losses = [sum(found[at : at + accumulation]) / accumulation for at in range(0, len(found), accumulation)]

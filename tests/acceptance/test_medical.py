@@ -113,7 +113,7 @@ def test_xtuner_takes_the_recipe_for_internlm_7b(medical):
     assert done.code == 0, done.told()
     loaded = json.loads(done.out.rpartition("LOADED")[2])
     assert loaded == [
-        "SupervisedFinetune",
+        "FastFinetune",
         True,
         64,
         "build/default/tokens/tokens.arrow",

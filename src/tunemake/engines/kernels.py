@@ -15,8 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 _GATED = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))
+_TOGETHER = 2048  # tokens whose logits are made together
 _ROTARY = "apply_rotary_pos_emb"
 
 
@@ -68,18 +70,24 @@ def usable(device: torch.device) -> bool:
 
 
 def cross_entropy(hidden: Tensor, head: nn.Module, targets: Tensor, *, fused: bool) -> Tensor:
-    """Give the logits' mean cross entropy. hidden: (tokens, width); targets: (tokens,); fused: by Liger."""
-    if not fused:
-        return nn.functional.cross_entropy(head(hidden).float(), targets)
-    if type(head) is nn.Linear:
+    """Give the logits' mean cross entropy, in float32. hidden: (tokens, width); targets: (tokens,); fused: by Liger.
+
+    Logits are made of some tokens at a time, and a second time for their gradient: all of them would be the largest
+    tensors of a training.
+    """
+    if fused and type(head) is nn.Linear:
         from liger_kernel.transformers.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyLoss
 
         loss: Tensor = LigerFusedLinearCrossEntropyLoss()(head.weight, hidden, targets, head.bias)
         return loss
-    from liger_kernel.transformers.cross_entropy import LigerCrossEntropyLoss
+    total = hidden.new_zeros((), dtype=torch.float32)
+    for some, wanted in zip(hidden.split(_TOGETHER), targets.split(_TOGETHER), strict=True):
+        total = total + checkpoint(_summed, head, some, wanted, use_reentrant=False)
+    return total / len(targets)
 
-    by_logits: Tensor = LigerCrossEntropyLoss()(head(hidden), targets)
-    return by_logits
+
+def _summed(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(head(hidden).float(), targets, reduction="sum")
 
 
 def _norm(module: nn.Module) -> Callable[..., Tensor] | None:

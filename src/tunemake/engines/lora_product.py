@@ -29,11 +29,12 @@ class _Product(torch.autograd.Function):  # type: ignore[misc]
         """Give (…, outputs), of x's type."""
         rows, wide = x.reshape(-1, x.shape[-1]), weight(x.dtype)
         kept = dropped.reshape(-1, x.shape[-1])
-        small = kept @ a.to(x.dtype).T
+        types, a, b = (a.dtype, b.dtype), a.to(x.dtype), b.to(x.dtype)
+        small = kept @ a.T
         out = rows @ wide.T if bias is None else torch.addmm(bias, rows, wide.T)
-        out.addmm_(small, b.to(x.dtype).T, alpha=scale)
+        out.addmm_(small, b.T, alpha=scale)
         ctx.save_for_backward(kept, small, a, b)
-        ctx.weight, ctx.scale, ctx.same = weight, scale, dropped is x
+        ctx.weight, ctx.scale, ctx.same, ctx.types = weight, scale, dropped is x, types
         return out.view(*x.shape[:-1], out.shape[-1])
 
     @staticmethod
@@ -42,18 +43,18 @@ class _Product(torch.autograd.Function):  # type: ignore[misc]
         """Give the gradients of x, dropped, a and b; the layer's own weights are frozen."""
         kept, small, a, b = ctx.saved_tensors
         rows = gradient.reshape(-1, gradient.shape[-1])
-        through = rows @ b.to(rows.dtype)
-        by_a = (through.T @ kept).to(a.dtype).mul_(ctx.scale)
-        by_b = (rows.T @ small).to(b.dtype).mul_(ctx.scale)
+        through = rows @ b
+        by_a = (through.T @ kept).to(ctx.types[0]).mul_(ctx.scale)
+        by_b = (rows.T @ small).to(ctx.types[1]).mul_(ctx.scale)
         shape = (*gradient.shape[:-1], kept.shape[-1])
         by_x = by_dropped = None
         if ctx.needs_input_grad[0]:
             by_x = rows @ ctx.weight(rows.dtype)
             if ctx.same:
-                by_x.addmm_(through, a.to(rows.dtype), alpha=ctx.scale)
+                by_x.addmm_(through, a, alpha=ctx.scale)
             by_x = by_x.view(shape)
         if ctx.needs_input_grad[1] and not ctx.same:
-            by_dropped = (through @ a.to(rows.dtype)).mul_(ctx.scale).view(shape)
+            by_dropped = (through @ a).mul_(ctx.scale).view(shape)
         return by_x, by_dropped, None, None, by_a, by_b, None
 
 

@@ -26,6 +26,7 @@ from xtuner.registry import BUILDER
 
 from tunemake.contracts import Message
 from tunemake.engines.trackers import tracker
+from tunemake.engines.xtuner_batches import without_pause
 from tunemake.engines.xtuner_tokenizer import load_tokenizer
 from tunemake.generation import Answers
 from tunemake.prompts import from_xtuner
@@ -114,6 +115,10 @@ class SeedHook(Hook):  # type: ignore[misc]
     """Seeds each iteration by its number, so that dropout is the same whatever paused and resumed before."""
 
     priority = "VERY_HIGH"
+
+    def before_train(self, runner: Any) -> None:
+        """Take batches without mmengine's pauses."""
+        without_pause(runner)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Seed torch's generators; the order of samples has a generator of its own."""

@@ -42,13 +42,12 @@ def run(job: Job) -> dict[str, Any]:
     """
     questions = {where: questions_of(job.root, told, where) for where, told in job.runtime["questions"].items()}
     refuse_trained(questions, samples_file(job.inputs["data"], TRAIN))
-    if (needs := needs_gpu(job.parameters)) is not None:
-        _need_gpu(*needs)
+    if (needs := needs_gpu(job.parameters)) is not None and cuda_devices(os.environ) == 0:
+        raise StageError(no_gpu(*needs))
     if job.parameters["method"] == "qlora" and (old := old_bitsandbytes(sys.executable)) is not None:
         raise StageError(old)
     if absent := missing(job.runtime["trackers"]):
         raise StageError(absent)
-    _check_template(job)
     export.refuse(job.inputs["base"] / "model", job.runtime.get("export", ()))
     if (why := job.runtime["makes_tokens"]) is not None:
         job.say(f"the training makes its tokens itself: {why}")
@@ -77,8 +76,13 @@ def _launch(job: Job) -> Launch:
     return Launch(wanted, gpu=there != 0, deepspeed=settings, nodes=across)
 
 
-def _check_template(job: Job) -> None:
-    """Hold the prompt template against the model and the first samples; raises ModelError where it will not do."""
+def _check(job: Job) -> None:
+    """Find what only libraries can tell that take seconds to import, as many as the training's process takes to start.
+
+    Raises StageError where there is no GPU that it needs, ModelError where the prompt template will not do.
+    """
+    if (needs := needs_gpu(job.parameters)) is not None:
+        _need_gpu(*needs)
     told, root = job.runtime["template"], job.root
     plugins = Plugins(root, told["plugins"], Digests(root / DIGESTS))
     found = template_fit.find(
@@ -121,9 +125,16 @@ def _train(job: Job, folder: Path, launch: Launch, newest: Path | None) -> None:
     before = log.stat().st_size
     # srun kills what it started when it is told to end; apart from this group it is not told.
     apart = launch.nodes is not None
-    code = subprocess.run(
-        command, cwd=folder, check=False, env=environment, stdin=subprocess.DEVNULL, start_new_session=apart
-    ).returncode
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, start_new_session=apart
+    )  # fmt: skip
+    try:
+        _check(job)
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    code = process.wait()
     ended.set()
     watcher.join()
     if code:
