@@ -27,9 +27,9 @@ _TRAIN = OWN + f"steps = {STEPS}\ncheckpoints = {{ every = {EVERY}, keep = 2 }}\
 _VARIANTS = "[variants.one.train]\nbatch_size = 16\n[variants.halves.train]\naccumulation = 2\n"
 
 
-def side_by_side(folder: Path, base: Path, samples: int) -> tuple[Path, list[str]]:
+def side_by_side(folder: Path, base: Path, samples: int, deepspeed: str) -> tuple[Path, list[str]]:
     """Build two variants by `doit -n 2`; give the project, and how long it took and what ran where."""
-    where = project(folder / "one", base, _TRAIN + _VARIANTS, samples)
+    where = project(folder / "one", base, _TRAIN + _settings(deepspeed) + _VARIANTS, samples)
     built(where, "config:one", "config:halves", "tokens")
     ended, seen = threading.Event(), {frozenset[str]()}
     watcher = threading.Thread(target=_watch, args=(ended, seen))
@@ -41,10 +41,13 @@ def side_by_side(folder: Path, base: Path, samples: int) -> tuple[Path, list[str
     return where, [f"- `doit -n 2` of two variants to the merged models: {seconds:.1f} s, {most} GPUs at work at once"]
 
 
+def _settings(deepspeed: str) -> str:
+    return f'deepspeed = "{deepspeed}"\n' if deepspeed else ""
+
+
 def killed_and_resumed(folder: Path, base: Path, samples: int, deepspeed: str) -> tuple[Path, list[str]]:
     """Train on two GPUs, kill rank 1 once a checkpoint is there, build again; give the project and what was told."""
-    settings = f'deepspeed = "{deepspeed}"\n' if deepspeed else ""
-    where = project(folder / f"two{deepspeed}", base, f"{_TRAIN}{settings}[launch]\ngpus = 2\n", samples)
+    where = project(folder / "two", base, f"{_TRAIN}{_settings(deepspeed)}[launch]\ngpus = 2\n", samples)
     built(where, "config", "tokens")
     command = [sys.executable, "-m", "doit", "merge"]
     process = subprocess.Popen(command, cwd=where, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment())
@@ -134,7 +137,7 @@ def main() -> None:
     chosen = parser.parse_args()
     base = make_base(chosen.folder, "llama", chosen.size, chosen.tokenizer)
     lines = [card(), *measure.circumstances()]
-    one, told = side_by_side(chosen.folder, base, chosen.samples)
+    one, told = side_by_side(chosen.folder, base, chosen.samples, chosen.deepspeed)
     lines += [*told, f"- one GPU, whole and in halves: {apart(one / 'build/one', one / 'build/halves')}"]
     print("\n".join(lines), flush=True)
     two, told = killed_and_resumed(chosen.folder, base, chosen.samples, chosen.deepspeed)
