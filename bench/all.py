@@ -27,6 +27,7 @@ ON_GPUS = {
     "speed": "Training on a GPU, beside XTuner's own config and Hugging Face's Trainer",
     "tutorial": "The whole tutorial on a GPU",
     "gpus": "Training on two GPUs",
+    "gpu_faults": "Two GPUs: variants side by side, and a killed process",
 }
 _HEAD = """# Performance
 

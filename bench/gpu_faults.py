@@ -3,7 +3,7 @@
     python bench/gpu_faults.py --tokenizer FOLDER [--deepspeed zero2] [--into FILE]
 
 The same LoRA at the same global batch: on one GPU, on one GPU in halves (how far two ways to train the same are apart
-in bfloat16), and on two GPUs, where the process of rank 1 is killed once. Adds to bench/results/faults-gpus-<date>.md.
+in bfloat16), and on two GPUs, where the process of rank 1 is killed once. Adds to bench/results/gpu_faults-<date>.md.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def main() -> None:
     print("\n".join(lines), flush=True)
     two, told = killed_and_resumed(chosen.folder, base, chosen.samples, chosen.deepspeed)
     lines += [*told, f"- one GPU and two GPUs: {apart(one / 'build/one', two / 'build/default')}"]
-    publish("Faults-gpus", lines, chosen.into)
+    publish("GPU_faults", lines, chosen.into)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from tunemake.plugins import Plugins, installed_version
 from tunemake.process import Event, RunStage, run_stage
 from tunemake.project import Project
 from tunemake.remote_store import RemoteStore
-from tunemake.shares import Share, share, threads
+from tunemake.shares import Share, share, threads, without_torch
 from tunemake.slurm import Slurm, refuse_its_job
 from tunemake.stage import Need, Stage
 from tunemake.stages import Job
@@ -32,7 +32,6 @@ from tunemake.store import Store
 from tunemake.withholding import after, gate_of, needed, verdict, withheld_by
 
 Stamp = tuple[int, int, int]
-_WITHOUT_TORCH = {"USE_TORCH": "0", "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1"}
 _HEAVY = (
     "torch", "transformers", "peft", "datasets", "xtuner", "mmengine", "bitsandbytes", "tokenizers", "numpy", "pyarrow",
 )  # fmt: skip
@@ -294,8 +293,8 @@ class Builder:
     def _share(self, stage: Stage, watch: Callable[[Event], None]) -> AbstractContextManager[Share]:
         """Take GPUs for what runs a model here, and a share of the threads; Slurm gives its jobs both."""
         if stage.kind == "tokens":
-            # A tokenizer of transformers' own needs no torch, which would take most of the memory.
-            light = {} if stage.parameters["trust_remote_code"] else _WITHOUT_TORCH
+            model = self.root / self.stages[stage.needs["base"].stage].link / "model"
+            light = without_torch(model, trusted=stage.parameters["trust_remote_code"])
             return nullcontext((threads(self.project.machine) | light, []))
         if self._is_job(stage):
             count = self.project.machine.get("threads")

@@ -138,6 +138,10 @@ def library_findings(train: Mapping[str, Any], python: str) -> Iterator[Finding]
         yield from errors("bitsandbytes", [old])
     if "deepspeed" in train and installed_version("deepspeed") is None:
         yield Finding("error", "not_installed", no_deepspeed(python))
+    if train["precision"] == "bfloat16" and installed_version("liger-kernel") is None:
+        line = f"run {python} -m pip install 'tunemake[kernels]'"
+        fault = Fault("train", "liger-kernel is not installed, without which bfloat16 trains slower", next_step=line)
+        yield Finding("note", "no_kernels", fault)
 
 
 def old_bitsandbytes(python: str) -> Fault | None:
