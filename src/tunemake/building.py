@@ -34,6 +34,7 @@ from tunemake.withholding import after, gate_of, needed, verdict, withheld_by
 Stamp = tuple[int, int, int]
 _HEAVY = (
     "torch", "transformers", "peft", "datasets", "xtuner", "mmengine", "bitsandbytes", "tokenizers", "numpy", "pyarrow",
+    "liger-kernel", "deepspeed", "triton",
 )  # fmt: skip
 
 

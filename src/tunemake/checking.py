@@ -25,6 +25,7 @@ from tunemake.launch_fit import devices
 from tunemake.machine import gpu_findings, library_findings, needs_gpu, room_findings
 from tunemake.project import Project, machine_environment
 from tunemake.questions import asked_again, questions_of, refuse_trained
+from tunemake.stage import Stage
 from tunemake.stages import export
 from tunemake.stages.base import FACTS, MODEL
 from tunemake.stages.config import model_faults, training
@@ -122,11 +123,18 @@ class Check:
             choice = (self._builder.store.record(stage.link) or {"facts": {}})["facts"].get("chosen", {})
         elif folder is not None and self._found.base is not None:
             try:
-                choice = sizing.choose(*training(stage.parameters, stage.runtime, self._found.base, folder))
+                asked, memory = training(stage.parameters, stage.runtime, self._found.base, folder)
+                choice = self._kept(stage, asked) or sizing.choose(asked, memory)
             except InputError as error:
                 self._found.findings += errors("batch", error.faults)
         self._found.memory = choice.get(sizing.WHY)
         return sizing.batches(self._project.train, devices(self._project.launch), choice)
+
+    def _kept(self, stage: Stage, asked: sizing.Training) -> sizing.Choice | None:
+        """Give what tunemake.lock has chosen, where the base model's files are known by their digest."""
+        digest = (self._found.base or {}).get("sha256")
+        made = None if digest is None else sizing.made_for(stage.parameters, digest)
+        return None if made is None else sizing.kept(asked, stage.runtime["choices"], made)
 
     def _is_built(self, name: str) -> bool:
         try:

@@ -192,6 +192,7 @@ def _config(
             # What batch_size and accumulation are chosen by.
             **_spread(project),
             **({"memory": project.machine["memory"]} if "memory" in project.machine else {}),
+            **({"trainings_per_gpu": shared} if (shared := project.machine["trainings_per_gpu"]) > 1 else {}),
         },
         link=link(project, "config"), outputs=("train.py", "decides.py", "extends.py", *_deepspeed_settings(project)),
         needs={"base": Need("base", ("model.json", "model/config.json"))},
@@ -199,6 +200,7 @@ def _config(
         titles={
             "seed": "project.seed", "model": "model.source", "template": "train.template", "tokens_path": "tokens",
             "gpus": "launch.gpus", "nodes": "launch.nodes", "memory": "machine.memory",
+            "trainings_per_gpu": "machine.trainings_per_gpu",
         },
     )  # fmt: skip
 

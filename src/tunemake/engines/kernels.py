@@ -54,7 +54,7 @@ class Kernels:
     def _rotate(self, module: nn.Module) -> None:
         source = sys.modules[type(module).__module__]
         own = getattr(source, _ROTARY, None)
-        if own is None or list(inspect.signature(own).parameters)[:4] != ["q", "k", "cos", "sin"]:
+        if own is None or not _as_ligers(own):
             return
         from liger_kernel.transformers.rope import liger_rotary_pos_emb
 
@@ -75,7 +75,7 @@ def cross_entropy(hidden: Tensor, head: nn.Module, targets: Tensor, *, fused: bo
     Logits are made of some tokens at a time, and a second time for their gradient: all of them would be the largest
     tensors of a training.
     """
-    if fused and type(head) is nn.Linear:
+    if fused and type(head) is nn.Linear and len(targets):
         from liger_kernel.transformers.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyLoss
 
         loss: Tensor = LigerFusedLinearCrossEntropyLoss()(head.weight, hidden, targets, head.bias)
@@ -88,6 +88,17 @@ def cross_entropy(hidden: Tensor, head: nn.Module, targets: Tensor, *, fused: bo
 
 def _summed(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
     return nn.functional.cross_entropy(head(hidden).float(), targets, reduction="sum")
+
+
+def _as_ligers(own: Callable[..., Any]) -> bool:
+    """Say whether a rotary embedding is told cosines and sines of the tokens, as Liger's is.
+
+    Where it must be told positions, those are tables to be looked up by them.
+    """
+    parameters = inspect.signature(own).parameters
+    positions = parameters.get("position_ids")
+    told = positions is None or positions.default is not inspect.Parameter.empty
+    return told and list(parameters)[:4] == ["q", "k", "cos", "sin"]
 
 
 def _norm(module: nn.Module) -> Callable[..., Tensor] | None:

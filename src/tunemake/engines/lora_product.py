@@ -31,7 +31,7 @@ class _Product(torch.autograd.Function):  # type: ignore[misc]
         kept = dropped.reshape(-1, x.shape[-1])
         types, a, b = (a.dtype, b.dtype), a.to(x.dtype), b.to(x.dtype)
         small = kept @ a.T
-        out = rows @ wide.T if bias is None else torch.addmm(bias, rows, wide.T)
+        out = rows @ wide.T if bias is None else torch.addmm(bias.to(x.dtype), rows, wide.T)
         out.addmm_(small, b.T, alpha=scale)
         ctx.save_for_backward(kept, small, a, b)
         ctx.weight, ctx.scale, ctx.same, ctx.types = weight, scale, dropped is x, types

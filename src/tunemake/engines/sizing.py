@@ -65,12 +65,20 @@ def way_of(train: Mapping[str, Any], *, stock: bool, fused_loss: bool) -> Way:
     autocast = half and (stock or whole or train["precision"] == "float16")
     lora, targets = train["lora"], train["lora"]["targets"]
     return Way(
-        train["method"], 16 if half else 32, autocast=autocast, fused_loss=fused_loss and half and not autocast,
+        train["method"], 16 if half else 32, autocast=autocast,
+        fused_loss=fused_loss and half and not autocast and not _gathers(train.get("deepspeed")),
         shared=not autocast,
         rank=0 if train["method"] == "full" else lora["r"],
         targets=targets if isinstance(targets, str) else tuple(targets),
         dropout=0 if train["method"] == "full" else lora["dropout"],
     )  # fmt: skip
+
+
+def _gathers(deepspeed: Any) -> bool:
+    """Say whether DeepSpeed's settings are ZeRO-3's, or a file that may be: there a model keeps its own layers."""
+    if isinstance(deepspeed, Mapping):
+        return bool(deepspeed.get("zero_optimization", {}).get("stage") == 3)  # noqa: PLR2004 - DeepSpeed's own number
+    return deepspeed is not None and (deepspeed.startswith("zero3") or deepspeed.endswith(".json"))
 
 
 def made_for(values: Mapping[str, Any], model: str) -> str:
@@ -81,7 +89,7 @@ def made_for(values: Mapping[str, Any], model: str) -> str:
     )  # fmt: skip
     train = {name: values["train"][name] for name in names if name in values["train"]}
     told = {name: values.get(name) for name in ("data", "gpus", "memory", "template")}
-    told |= {"nodes": values["nodes"]} if "nodes" in values else {}  # else it is as before there were any
+    told |= {name: values[name] for name in ("nodes", "trainings_per_gpu") if name in values}
     return sha256_of_json({"model": model, "train": train, **told})[:12]
 
 

@@ -16,7 +16,7 @@ def batches(loader: Any) -> Iterator[Any]:
     The first epoch's is left as it is: DistSamplerSeedHook sets it before the first batch is asked for.
     """
     epoch = 0
-    while True:
+    while len(loader):
         yield from loader
         epoch += 1
         owner = loader.sampler if hasattr(loader.sampler, "set_epoch") else loader.batch_sampler.sampler

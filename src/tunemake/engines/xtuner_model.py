@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from mmengine import print_log
+from mmengine.dist import all_reduce
 from peft import get_peft_model
 from torch import Tensor, nn
 from transformers import AutoConfig
@@ -20,6 +21,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.integrations import is_deepspeed_zero3_enabled
 from xtuner.model import SupervisedFinetune
 from xtuner.model.utils import find_all_linear_names
+from xtuner.parallel.sequence import get_sequence_parallel_world_size
 
 from tunemake.engines.kernels import Kernels, cross_entropy
 from tunemake.engines.lora_product import fuse
@@ -27,14 +29,16 @@ from tunemake.engines.lora_product import fuse
 # How far two losses of the same tokens may be apart: bfloat16 rounds a token's by some hundredths, and their mean by
 # the less the more there are.
 _SAME, _TOKEN = 0.004, 0.05
+# What a config says where its model's loss is more than the cross entropy of what the head gives.
+_OWN_LOSS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_router_logits")
 _UNTRAINED = -100  # torch's own number for a token without a part in the loss
 
 
 class FastFinetune(SupervisedFinetune):  # type: ignore[misc]
     """Trains what SupervisedFinetune trains, to the same losses within rounding.
 
-    A row of the first batch is computed both ways: a model that comes to another loss by the faster layers trains by
-    its own, and the log says so.
+    Two rows of the first batch are computed both ways: a model that comes to another loss by the faster layers trains
+    by its own, and the log says so.
     """
 
     llm: Any
@@ -69,6 +73,9 @@ class FastFinetune(SupervisedFinetune):  # type: ignore[misc]
 
     def compute_loss(self, data: dict[str, Tensor], _samples: None = None) -> dict[str, Tensor]:
         """Give {"loss": the mean over the trained tokens}. data: input_ids, labels, attention_mask, position_ids."""
+        if get_sequence_parallel_world_size() > 1:
+            told: dict[str, Tensor] = super().compute_loss(data)
+            return told
         if self._kernels is None and not self._plain:
             self._prove(data)
         return {"loss": self.llm(**data).loss if self._plain else self._loss(data)}
@@ -83,24 +90,28 @@ class FastFinetune(SupervisedFinetune):  # type: ignore[misc]
         return cross_entropy(hidden, model.get_output_embeddings(), targets[trained], fused=self._kernels.fused)
 
     def _prove(self, data: dict[str, Tensor]) -> None:
-        """Hold the loss of one row of the batch against the model's own; under ZeRO-3 leave all as it is.
+        """Hold the loss of two rows of the batch against the model's own; under ZeRO-3 leave all as it is.
 
-        ZeRO-3 gathers weights when their layers are called, in the order that it once saw.
+        ZeRO-3 gathers weights when their layers are called, in the order that it once saw. Processes of one training
+        come to the same end.
         """
-        if is_deepspeed_zero3_enabled():
+        if is_deepspeed_zero3_enabled() or any(getattr(self._model().config, name, None) for name in _OWN_LOSS):
             self._plain = True
             return
         counts = (data["labels"] != _UNTRAINED).sum(1)
-        at = int(counts.argmax())
-        row, training = {name: value[at : at + 1] for name, value in data.items()}, self.training
+        most = counts.topk(min(2, len(counts)))
+        rows, training = {name: value[most.indices] for name, value in data.items()}, self.training
         self.eval()
         with torch.no_grad():
-            own = float(self.llm(**row).loss)
+            own = float(self.llm(**rows).loss)
             self._kernels = Kernels(self.llm)
-            fast = float(self._loss(row)) if hasattr(self._model(), "get_decoder") else math.inf
+            fast = float(self._loss(rows)) if hasattr(self._model(), "get_decoder") else math.inf
         self.train(training)
-        told = f"loss of one row: {own:.4f} by the model's own layers, {fast:.4f} by"
-        self._plain = not abs(own - fast) <= _SAME * abs(own) + _TOKEN / math.sqrt(max(1, int(counts[at])))
+        told = f"loss of two rows: {own:.4f} by the model's own layers, {fast:.4f} by"
+        bound = _SAME * abs(own) + _TOKEN / math.sqrt(max(1, int(most.values.sum())))
+        unlike = torch.tensor([int(not abs(own - fast) <= bound)])
+        all_reduce(unlike, "max")
+        self._plain = bool(unlike)
         if self._plain:
             self._kernels.restore()
             print_log(f"{told} faster ones, which do not fit this model and are left out", "current", logging.WARNING)

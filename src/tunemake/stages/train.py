@@ -59,6 +59,8 @@ def run(job: Job) -> dict[str, Any]:
         job.say(f"resuming from {newest.name}")
     if newest is None or _ended_early(job) != xtuner.iteration_of(newest):
         _train(job, _view(job), launch, newest)
+    else:
+        _check(job)
     facts = {**_finish(job), **sizing.parts(read_record(job.inputs["config"]))}
     return facts if newest is None else {**facts, "resumed_from": newest.name}
 
@@ -125,11 +127,16 @@ def _train(job: Job, folder: Path, launch: Launch, newest: Path | None) -> None:
     before = log.stat().st_size
     # srun kills what it started when it is told to end; apart from this group it is not told.
     apart = launch.nodes is not None
+    # A model's own code is copied where transformers looks for it, by whoever comes first: not by two at once.
+    early = bool(job.runtime["template"]["trust_remote_code"])
+    if early:
+        _check(job)
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, start_new_session=apart
     )  # fmt: skip
     try:
-        _check(job)
+        if not early:
+            _check(job)
     except BaseException:
         process.terminate()
         process.wait()

@@ -153,3 +153,17 @@ def test_how_trainings_run():
     ]
     stock = asked(stock=True).way
     assert (stock.autocast, stock.fused_loss) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("deepspeed", "fused"),
+    [("zero2", True), ("zero3", False), ("zero3_offload", False), ("own.json", False),
+     ({"zero_optimization": {"stage": 3}}, False), ({"zero_optimization": {"stage": 1}}, True), ({}, True)],
+)  # fmt: skip
+def test_zero3_keeps_a_models_own_layers(deepspeed, fused):
+    assert asked(deepspeed=deepspeed).way.fused_loss is fused
+
+
+def test_a_gpu_that_trainings_share_is_another_device():
+    values = {"train": {"effective_batch": 16}, "data": {"max_length": 64}, "template": "lora"}
+    assert sizing.made_for(values, "m") != sizing.made_for({**values, "trainings_per_gpu": 2}, "m")

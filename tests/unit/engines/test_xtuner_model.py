@@ -25,8 +25,9 @@ def device(request: Any) -> str:
 
 
 def build(
-    kind: Any, folder: Path, dtype: str, device: str, *, dropout: float = 0.0, checkpointing: bool = False
-) -> Any:
+    kind: Any, folder: Path, dtype: str, device: str, *, dropout: float = 0.0, checkpointing: bool = False,
+    adapter: bool = True,
+) -> Any:  # fmt: skip
     """Give a model of XTuner's with an adapter whose B is not zero, the same each time."""
     import torch
     from mmengine.config import ConfigDict
@@ -39,7 +40,7 @@ def build(
         trust_remote_code=True, torch_dtype=getattr(torch, dtype),
     )  # fmt: skip
     lora = ConfigDict(type=LoraConfig, r=4, lora_alpha=8, lora_dropout=dropout, bias="none", task_type="CAUSAL_LM")
-    model = kind(llm=llm, lora=lora, use_activation_checkpointing=checkpointing).to(device)
+    model = kind(llm=llm, lora=lora if adapter else None, use_activation_checkpointing=checkpointing).to(device)
     torch.manual_seed(2)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
@@ -74,7 +75,6 @@ def trained(model: Any, data: dict[str, Any]) -> tuple[float, dict[str, Any]]:
 def as_close(found: dict[str, Any], wanted: dict[str, Any], bound: float) -> None:
     """Hold gradients against each other, by their norms."""
     assert found.keys() == wanted.keys()
-    assert all("lora_" in name for name in wanted)
     for name, gradient in wanted.items():
         assert float((found[name] - gradient).norm()) <= bound * float(gradient.norm()) + 1e-12, name
 
@@ -96,6 +96,7 @@ def test_it_trains_as_xtuners_own_model(
     told, found = trained(fast, data)
     assert abs(told - loss) < 1e-4
     assert len(found) > 8
+    assert all("lora_" in name for name in found)
     as_close(found, gradients, 1e-3)
     assert not fast._plain
     assert bool(fast._kernels.used) is (device == "cuda")
@@ -159,3 +160,42 @@ def test_a_model_that_the_faster_layers_do_not_fit_trains_by_its_own(tmp_path: P
     causal.forward = scaled
     data = batch("cpu", padded=False)
     assert float(model.compute_loss(dict(data))["loss"].detach()) == float(causal(**data).loss.detach())
+
+
+@pytest.mark.parametrize("architecture", WRITERS)
+def test_all_weights_have_the_gradients_of_xtuners_own_model(tmp_path: Path, device: str, architecture: str) -> None:
+    from xtuner.model import SupervisedFinetune
+
+    from tunemake.engines.xtuner_model import FastFinetune
+
+    WRITERS[architecture](tmp_path)
+    data = batch(device, padded=True)
+    loss, gradients = trained(build(SupervisedFinetune, tmp_path, "float32", device, adapter=False), data)
+    fast = build(FastFinetune, tmp_path, "float32", device, adapter=False)
+    told, found = trained(fast, data)
+    fast._kernels.restore()
+    assert not fast._plain
+    assert abs(told - loss) < 1e-4
+    as_close(found, gradients, 1e-3)
+
+
+def test_a_loss_that_is_more_than_the_heads_is_the_models_own(tmp_path: Path) -> None:
+    from tunemake.engines.xtuner_model import FastFinetune
+
+    WRITERS["llama"](tmp_path)
+    model = build(FastFinetune, tmp_path, "float32", "cpu")
+    model.llm.get_base_model().config.output_router_logits = True
+    model.compute_loss(batch("cpu", padded=False))
+    assert model._plain
+
+
+def test_a_rotary_embedding_that_looks_positions_up_is_left_alone() -> None:
+    from tunemake.engines.kernels import _as_ligers
+
+    def by_tokens(q: Any, k: Any, cos: Any, sin: Any, position_ids: Any = None) -> None: ...
+
+    def by_tables(q: Any, k: Any, cos: Any, sin: Any, position_ids: Any) -> None: ...
+
+    def otherwise(x: Any, cos: Any, sin: Any) -> None: ...
+
+    assert [_as_ligers(one) for one in (by_tokens, by_tables, otherwise)] == [True, False, False]
