@@ -74,6 +74,7 @@ class Check:
     def __init__(self, builder: Builder, project: Project, watching: Watching, leaks: Leaks) -> None:
         self._builder, self._project, self._watching, self._leaks = builder, project, watching, leaks
         self._found = Checked(project.variant.name)
+        self._unparted = False  # an effective batch, of which nothing tells yet how it is parted
 
     def run(self) -> Checked:
         """Give what was found."""
@@ -125,8 +126,11 @@ class Check:
             try:
                 asked, memory = training(stage.parameters, stage.runtime, self._found.base, folder)
                 choice = self._kept(stage, asked) or sizing.choose(asked, memory)
+                self._found.findings += sizing.findings(asked, memory, choice)
             except InputError as error:
                 self._found.findings += errors("batch", error.faults)
+        elif "effective_batch" in self._project.train:
+            self._unparted = True
         self._found.memory = choice.get(sizing.WHY)
         return sizing.batches(self._project.train, devices(self._project.launch), choice)
 
@@ -189,6 +193,9 @@ class Check:
             return
         if data.figures.length is None:
             yield unchecked("train", "how long it is, since not all data is made")
+            return
+        if self._unparted:
+            yield unchecked("train", "how long it is: batch_size is chosen when the base model is there (doit base)")
             return
         self._found.length = data.figures.length
         yield from length_findings(data.figures.length, data.figures.statistics.samples, train)

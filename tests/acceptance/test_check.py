@@ -366,6 +366,14 @@ def test_a_base_model_that_is_not_here(project):
     assert "training  9 steps" in told
 
 
+def test_how_long_a_training_is_waits_for_the_base_model_that_parts_its_batch(project):
+    project.edit('"models/light"', '"hf:someone/something"')
+    project.edit("batch_size = 4\naccumulation = 2", "effective_batch = 8")
+    told = project.check(0)
+    assert "train: unchecked: how long it is: batch_size is chosen when the base model is there (doit base)\n" in told
+    assert "training  " not in told
+
+
 def test_a_base_model_that_will_not_do(project):
     (project.root / "models/light/model.safetensors").rename(project.root / "models/light/pytorch_model.bin")
     assert "models/light: only pickled weights, which can run code when loaded; " in project.check(2)

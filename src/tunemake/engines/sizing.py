@@ -13,6 +13,7 @@ from typing import Any
 from tunemake.digests import sha256_of_json
 from tunemake.engines.memory import Estimate, Shape, Way, estimate
 from tunemake.faults import Fault, InputError
+from tunemake.findings import Finding
 from tunemake.machine import Memory, size
 
 EFFECTIVE, BATCH, ACCUMULATION = "train.effective_batch", "train.batch_size", "train.accumulation"
@@ -111,6 +112,21 @@ def choose(asked: Training, memory: Memory) -> Choice:
     if asked.train["activation_checkpointing"] == AUTO:
         found[CHECKPOINTING] = checkpointing
     return found | {WHY: _why(asked, memory, batch, checkpointing=checkpointing)}
+
+
+def findings(asked: Training, memory: Memory, choice: Choice) -> Iterator[Finding]:
+    """Tell where even the least that can be chosen takes more than there is."""
+    if WHY not in choice or memory.size is None:
+        return
+    batch = int(choice.get(BATCH, asked.train.get("batch_size", 1)))
+    on = bool(choice.get(CHECKPOINTING, asked.train["activation_checkpointing"] is True))
+    taken = asked.takes(batch, checkpointing=on)
+    if taken is not None and taken.total > memory.size:
+        step = "a smaller data.max_length, method qlora, or a device with more"
+        fault = Fault(
+            "train", "an iteration takes more memory than there is", size(memory.size), size(taken.total), step
+        )
+        yield Finding("warning", "memory", fault)
 
 
 def kept(asked: Training, choices: Sequence[Choice], made: str) -> Choice | None:

@@ -167,3 +167,13 @@ def test_zero3_keeps_a_models_own_layers(deepspeed, fused):
 def test_a_gpu_that_trainings_share_is_another_device():
     values = {"train": {"effective_batch": 16}, "data": {"max_length": 64}, "template": "lora"}
     assert sizing.made_for(values, "m") != sizing.made_for({**values, "trainings_per_gpu": 2}, "m")
+
+
+def test_what_cannot_fit_is_told():
+    tiny = Memory(10**9, of_gpu=True)
+    one = asked(effective_batch=1)
+    (finding,) = sizing.findings(one, tiny, sizing.choose(one, tiny))
+    assert (finding.severity, finding.code) == ("warning", "memory")
+    assert not list(sizing.findings(one, GPU, sizing.choose(one, GPU)))
+    fixed = asked(batch_size=1, accumulation=1, activation_checkpointing=False)
+    assert not list(sizing.findings(fixed, tiny, sizing.choose(fixed, tiny)))  # nothing was to be chosen
