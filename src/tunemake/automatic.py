@@ -26,9 +26,7 @@ def resolved(projects: list[Project], environment: Mapping[str, str]) -> list[Pr
     asking = [project for project in projects if project.train["precision"] == AUTO]
     if not asking:
         return projects
-    root = projects[0].root
-    # What lies there and is no file keeps no build from being made; the end of the build tells of it.
-    kept: Mapping[str, Any] = ((read_lock(root) or {}) if (root / FILE).is_file() else {}).get(CHOSEN, {})
+    kept = _chosen(projects[0].root)
     known = {project.variant.name: kept.get(project.variant.name, {}).get(PRECISION) for project in asking}
     if wrong := sorted({str(value) for value in known.values() if value is not None and value not in PRECISIONS}):
         step = f'delete "{CHOSEN}" from it, or take it from version control'
@@ -40,9 +38,18 @@ def resolved(projects: list[Project], environment: Mapping[str, str]) -> list[Pr
 
 def choices(root: Path) -> list[dict[str, Any]]:
     """Give what earlier builds chose once a base model was there, whatever the variant; raises as `resolved` does."""
-    kept = ((read_lock(root) or {}) if (root / FILE).is_file() else {}).get(CHOSEN, {})
     return [{name: value for name, value in chosen.items() if name != PRECISION}
-            for chosen in kept.values() if FOR in chosen]  # fmt: skip
+            for chosen in _chosen(root).values() if FOR in chosen]  # fmt: skip
+
+
+def _chosen(root: Path) -> Mapping[str, Any]:
+    """Give what tunemake.lock has chosen, by variant.
+
+    What lies there and is no file keeps no build from being made; the end of the build tells of it.
+    """
+    lock = read_lock(root) if (root / FILE).is_file() else None
+    chosen: Mapping[str, Any] = (lock or {}).get(CHOSEN, {})
+    return chosen
 
 
 def _with(project: Project, precision: str | None) -> Project:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from mmengine import print_log
 from mmengine.dist import all_reduce
+from mmengine.runner import load_checkpoint
 from peft import get_peft_model
 from torch import Tensor, nn
 from transformers import AutoConfig
@@ -60,9 +61,6 @@ class FastFinetune(SupervisedFinetune):  # type: ignore[misc]
 
     def _prepare_for_lora(self, peft_model: str | None = None, *_: Any) -> None:
         """Freeze the base as it is and add the adapter."""
-        if peft_model is not None:
-            message = "an adapter to go on from: use XTuner's SupervisedFinetune"
-            raise NotImplementedError(message)
         self.llm.requires_grad_(False)
         if self.lora.target_modules is None:
             self.lora.target_modules = find_all_linear_names(self.llm)
@@ -70,6 +68,8 @@ class FastFinetune(SupervisedFinetune):  # type: ignore[misc]
         # The product does not call the layer whose weight it reads, and ZeRO-3 would not gather it.
         fused = 0 if is_deepspeed_zero3_enabled() else fuse(self.llm)
         print_log(f"{fused} adapted layers compute by one product", "current")
+        if peft_model is not None:
+            load_checkpoint(self, peft_model)
 
     def compute_loss(self, data: dict[str, Tensor], _samples: None = None) -> dict[str, Tensor]:
         """Give {"loss": the mean over the trained tokens}. data: input_ids, labels, attention_mask, position_ids."""
