@@ -58,12 +58,9 @@ class Training:
         return estimate(self.shape, self.way, batch, self.length, checkpointing=checkpointing)
 
 
-def way_of(train: Mapping[str, Any], *, stock: bool, fused_loss: bool) -> Way:
-    """Say how a training runs. stock: by one of XTuner's own configs; fused_loss: liger-kernel is there, on a GPU."""
+def way_of(train: Mapping[str, Any], *, autocast: bool, fused_loss: bool) -> Way:
+    """Say how a training runs. autocast: as the engine has it; fused_loss: liger-kernel is there, on a GPU."""
     half = train["precision"] != "float32"
-    # As the templates do it: weights that the optimizer changes itself, float16 and XTuner's own configs need autocast.
-    whole = train["method"] == "full" and "deepspeed" not in train
-    autocast = half and (stock or whole or train["precision"] == "float16")
     lora, targets = train["lora"], train["lora"]["targets"]
     return Way(
         train["method"], 16 if half else 32, autocast=autocast,

@@ -22,7 +22,6 @@ from tunemake.json_lines import read_json_lines
 CONFIG, DECIDES, EXTENDS = "train.py", "decides.py", "extends.py"
 TOKENS = "tokens.arrow"
 METHODS = ("full", "lora", "qlora")
-STOCK = xtuner_configs.PREFIX  # what names one of XTuner's own configs begins with
 ROOT = "TUNEMAKE_ROOT"  # the environment variable that names the project's folder to a training
 PROCESS = "tunemake.engines.xtuner_process"  # the module that runs XTuner
 METRICS, ANSWERS, STOPPED = "metrics.jsonl", "answers.jsonl", ".stopped"
@@ -111,8 +110,23 @@ def render_config(values: Mapping[str, Any], project: Path | None) -> str:
     if values["template"].startswith(xtuner_configs.PREFIX):
         return _edited_config(values)
     return config_templates.render(
-        values["template"], {**values, "prompt_template": prompts.as_xtuner(values["prompt_template"])}, project
-    )
+        values["template"],
+        {
+            **values, "prompt_template": prompts.as_xtuner(values["prompt_template"]),
+            "autocast": autocast(values["train"], values["template"]),
+        }, project,
+    )  # fmt: skip
+
+
+def autocast(train: Mapping[str, Any], template: str) -> bool:
+    """Say whether a training's products are of another type than its weights.
+
+    So are those of weights that the optimizer itself changes, those in float16, whose gradients are scaled, and those
+    of XTuner's own configs.
+    """
+    changed = train["method"] == "full" and "deepspeed" not in train
+    stock = template.startswith(xtuner_configs.PREFIX)
+    return train["precision"] != "float32" and (stock or changed or train["precision"] == "float16")
 
 
 def training_config(values: Mapping[str, Any], project: Path | None) -> tuple[str, str | None]:

@@ -56,7 +56,7 @@ def training(
     train, gpus = values["train"], values.get("gpus", 1)
     memory = device_memory(machine_environment(), runtime["machine"], train, gpus, here=runtime["on"] == "here")
     fused = memory.of_gpu and installed_version("liger-kernel") is not None
-    way = sizing.way_of(train, stock=values["template"].startswith(xtuner.STOCK), fused_loss=fused)
+    way = sizing.way_of(train, autocast=xtuner.autocast(train, values["template"]), fused_loss=fused)
     shape = shape_of(json.loads((folder / "config.json").read_text("utf-8")), facts)
     return Training(train, devices(values), values["data"]["max_length"], shape, way), memory
 

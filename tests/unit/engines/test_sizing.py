@@ -6,6 +6,7 @@ from tunemake import schema
 from tunemake.engines import sizing
 from tunemake.engines.memory import Shape
 from tunemake.engines.sizing import FOR, WHY, Training
+from tunemake.engines.xtuner import autocast
 from tunemake.faults import InputError
 from tunemake.machine import Memory
 
@@ -20,7 +21,8 @@ def asked(gpus=1, length=1024, shape=BIG, *, stock=False, **train):
                                  schema.load_schema("project.schema.json")["properties"]["train"])  # fmt: skip
     if "effective_batch" in train:
         whole = {name: value for name, value in whole.items() if name not in {"batch_size", "accumulation"}}
-    return Training(whole, gpus, length, shape, sizing.way_of(whole, stock=stock, fused_loss=True))
+    cast = autocast(whole, "xtuner:one" if stock else "lora")
+    return Training(whole, gpus, length, shape, sizing.way_of(whole, autocast=cast, fused_loss=True))
 
 
 def numbers(choice):
