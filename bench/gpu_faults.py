@@ -8,7 +8,6 @@ in bfloat16), and on two GPUs, where the process of rank 1 is killed once. Adds 
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shutil
@@ -20,7 +19,7 @@ import time
 from pathlib import Path
 
 import measure
-from gpu_lab import OWN, built, card, environment, make_base, project, publish
+from gpu_lab import OWN, arguments, built, card, environment, make_base, project, publish
 
 STEPS, EVERY = 60, 20
 _TRAIN = OWN + f"steps = {STEPS}\ncheckpoints = {{ every = {EVERY}, keep = 2 }}\nbatch_size = 8\n"
@@ -127,13 +126,8 @@ def apart(one: Path, two: Path) -> str:
 
 def main() -> None:
     """Run it all, print and write what was seen."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokenizer", type=Path, required=True, help="a folder with a tokenizer of some 49,000 tokens")
+    parser = arguments(__doc__.splitlines()[0], "tunemake-gpu-faults")
     parser.add_argument("--deepspeed", default="")
-    parser.add_argument("--size", choices=("1.9b", "tiny"), default="1.9b")
-    parser.add_argument("--samples", type=int, default=10_001)
-    parser.add_argument("--folder", type=Path, default=Path.home() / ".cache" / "tunemake-gpu-faults")
-    parser.add_argument("--into", type=Path)
     chosen = parser.parse_args()
     base = make_base(chosen.folder, "llama", chosen.size, chosen.tokenizer)
     lines = [card(), *measure.circumstances()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -45,6 +46,17 @@ schedule = "constant"
 warmup = 0
 lora = { r = 64, alpha = 16 }
 """
+
+
+def arguments(what: str, folder: str) -> argparse.ArgumentParser:
+    """Give a parser with what all of them ask. what: one line; folder: under the user's cache, where it works."""
+    parser = argparse.ArgumentParser(description=what)
+    parser.add_argument("--tokenizer", type=Path, required=True, help="a folder with a tokenizer of some 49,000 tokens")
+    parser.add_argument("--size", choices=("1.9b", "tiny"), default="1.9b")
+    parser.add_argument("--samples", type=int, default=10_001)
+    parser.add_argument("--folder", type=Path, default=Path.home() / ".cache" / folder)
+    parser.add_argument("--into", type=Path)
+    return parser
 
 
 def environment() -> dict[str, str]:

@@ -9,14 +9,13 @@ to bench/results/gpus-<date>.md.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import measure
-from gpu_lab import OWN, built, card, loss_apart, make_base, project, publish, trained
+from gpu_lab import OWN, arguments, built, card, loss_apart, make_base, project, publish, trained
 
 STEPS = 16
 _LORA = OWN + f"steps = {STEPS}\n"
@@ -79,13 +78,8 @@ def tables(results: dict[str, dict[str, Any]]) -> list[str]:
 
 def main() -> None:
     """Make the base, run all, print and write the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokenizer", type=Path, required=True, help="a folder with a tokenizer of some 49,000 tokens")
+    parser = arguments(__doc__.splitlines()[0], "tunemake-gpus")
     parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS))
-    parser.add_argument("--size", choices=("1.9b", "tiny"), default="1.9b")
-    parser.add_argument("--samples", type=int, default=10_001)
-    parser.add_argument("--folder", type=Path, default=Path.home() / ".cache" / "tunemake-gpus")
-    parser.add_argument("--into", type=Path)
     chosen = parser.parse_args()
     base = make_base(chosen.folder, "llama", chosen.size, chosen.tokenizer)
     results = {name: one(chosen.folder, base, name, chosen.samples) for name in chosen.only}

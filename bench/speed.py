@@ -9,7 +9,6 @@ bench/results/speed-<date>.md.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import statistics
@@ -20,7 +19,20 @@ from pathlib import Path
 from typing import Any
 
 import measure
-from gpu_lab import LENGTH, OWN, PARAMETERS, built, card, loss_apart, make_base, project, publish, run, trained
+from gpu_lab import (
+    LENGTH,
+    OWN,
+    PARAMETERS,
+    arguments,
+    built,
+    card,
+    loss_apart,
+    make_base,
+    project,
+    publish,
+    run,
+    trained,
+)
 
 EFFECTIVE, MATRIX = 16, 8192
 TUTORIAL = '[train]\ntemplate = "xtuner:internlm2_1_8b_qlora_alpaca_e3"\n'
@@ -130,14 +142,9 @@ def compete(folder: Path, base: Path, only: list[str], samples: int) -> dict[str
 
 def main() -> None:
     """Make the bases, run what is asked for, print and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokenizer", type=Path, required=True, help="a folder with a tokenizer of some 49,000 tokens")
+    parser = arguments(__doc__.splitlines()[0], "tunemake-speed")
     parser.add_argument("--base", nargs="+", choices=("llama", "internlm2"), default=["llama", "internlm2"])
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    parser.add_argument("--size", choices=("1.9b", "tiny"), default="1.9b")
-    parser.add_argument("--samples", type=int, default=10_001)
-    parser.add_argument("--folder", type=Path, default=Path.home() / ".cache" / "tunemake-speed")
-    parser.add_argument("--into", type=Path)
     chosen = parser.parse_args()
     rate = matrix_rate()
     lines = [f"{card()}; {rate / 1e12:.0f} TFLOP/s in bf16 products", *measure.circumstances()]

@@ -8,12 +8,11 @@ bench/results/tutorial-<date>.md.
 
 from __future__ import annotations
 
-import argparse
 import re
 from pathlib import Path
 
 import measure
-from gpu_lab import OWN, built, card, make_base, project, publish
+from gpu_lab import OWN, arguments, built, card, make_base, project, publish
 
 _TRAIN = OWN.replace('schedule = "constant"\nwarmup = 0\n', "") + "effective_batch = 16\nepochs = 2\n"
 
@@ -30,14 +29,9 @@ def whole(folder: Path, base: Path, method: str, samples: int) -> str:
 
 def main() -> None:
     """Make the base, build, print and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokenizer", type=Path, required=True, help="a folder with a tokenizer of some 49,000 tokens")
+    parser = arguments(__doc__.splitlines()[0], "tunemake-tutorial")
     parser.add_argument("--base", choices=("llama", "internlm2"), default="internlm2")
     parser.add_argument("--method", nargs="+", choices=("lora", "qlora"), default=["lora", "qlora"])
-    parser.add_argument("--size", choices=("1.9b", "tiny"), default="1.9b")
-    parser.add_argument("--samples", type=int, default=10_001)
-    parser.add_argument("--folder", type=Path, default=Path.home() / ".cache" / "tunemake-tutorial")
-    parser.add_argument("--into", type=Path)
     chosen = parser.parse_args()
     base = make_base(chosen.folder, chosen.base, chosen.size, chosen.tokenizer)
     rows = [whole(chosen.folder, base, method, chosen.samples) for method in chosen.method]
