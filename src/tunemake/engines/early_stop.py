@@ -14,11 +14,11 @@ from xtuner.registry import BUILDER
 
 from tunemake.digests import DIGESTS, Digests
 from tunemake.engines.xtuner import ROOT
-from tunemake.engines.xtuner_hooks import answering, append, keep_until
+from tunemake.engines.xtuner_hooks import answering
 from tunemake.examination import Asked, Examination, Terms
 from tunemake.gate import bounds_of
 from tunemake.generation import Answers
-from tunemake.json_lines import read_json_lines
+from tunemake.json_lines import append, keep_until, read_json_lines
 from tunemake.plugins import Plugins
 from tunemake.prompts import from_xtuner
 from tunemake.questions import questions_of

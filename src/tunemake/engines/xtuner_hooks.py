@@ -5,11 +5,8 @@ Imported by XTuner's process alone; imports mmengine and torch.
 
 from __future__ import annotations
 
-import json
 import random
-import resource
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,16 +24,17 @@ from xtuner.registry import BUILDER
 from tunemake.contracts import Message
 from tunemake.engines.trackers import tracker
 from tunemake.engines.xtuner_batches import without_pause
+from tunemake.engines.xtuner_metrics import MetricsHook, accumulation, is_due
 from tunemake.engines.xtuner_tokenizer import load_tokenizer
 from tunemake.generation import Answers
+from tunemake.json_lines import append, keep_until
 from tunemake.prompts import from_xtuner
 
 __all__ = [
-    "AnswersHook", "MetricsHook", "SeedHook", "StopHook", "Trackers", "WarmUp", "answering", "append", "keep_until",
-    "load_tokenizer",
+    "AnswersHook", "MetricsHook", "SeedHook", "StopHook", "Trackers", "WarmUp", "answering", "load_tokenizer",
 ]  # fmt: skip
 
-METRICS, ANSWERS = "metrics.jsonl", "answers.jsonl"
+ANSWERS = "answers.jsonl"
 STOPPED = ".stopped"  # names of checkpoints that StopHook saved, one a line
 
 
@@ -63,54 +61,6 @@ class WarmUp(LinearLR):  # type: ignore[misc]
         super().__init__(optimizer, *args, begin=begin, end=max(end, begin + 2), **options)
 
 
-class MetricsHook(Hook):  # type: ignore[misc]
-    """Writes JSON lines: iteration, iterations (in all), loss, lr, tokens, padded_tokens, seconds, peak_bytes.
-
-    loss: the mean over the processes.
-    """
-
-    priority = "ABOVE_NORMAL"  # before LoggerHook, which begins to count the peak anew
-
-    def __init__(self, every: int = 1) -> None:
-        self.every = every
-        self._started = self._lr = 0.0
-
-    def before_train(self, runner: Any) -> None:
-        """Drop what a killed run had written beyond the checkpoint that this one goes on from."""
-        _end_useless_warm_up(runner)
-        if is_main_process():
-            keep_until(Path(runner.work_dir) / METRICS, runner.iter)
-
-    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Start the clock, and note the learning rate that the iteration has."""
-        self._started = time.perf_counter()
-        self._lr = float(runner.optim_wrapper.get_lr()["lr"][0])
-
-    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Write the iteration's line."""
-        done = runner.iter + 1
-        if done % self.every and done != runner.max_iters:
-            return
-        mask = data_batch["data"]["attention_mask"]
-        counts = torch.tensor([int(mask.sum()), mask.numel()])
-        all_reduce(counts)  # over the processes, each of which has samples of its own
-        loss = outputs["loss"].detach().float().clone()
-        all_reduce(loss, "mean")
-        if not is_main_process():
-            return
-        line = {
-            "iteration": done,
-            "iterations": runner.max_iters,
-            "loss": float(loss),
-            "lr": self._lr,
-            "tokens": int(counts[0]),
-            "padded_tokens": int(counts[1]),
-            "seconds": round(time.perf_counter() - self._started, 4),
-            "peak_bytes": _peak_bytes(),
-        }
-        append(Path(runner.work_dir) / METRICS, line)
-
-
 class SeedHook(Hook):  # type: ignore[misc]
     """Seeds each iteration by its number, so that dropout is the same whatever paused and resumed before."""
 
@@ -119,6 +69,7 @@ class SeedHook(Hook):  # type: ignore[misc]
     def before_train(self, runner: Any) -> None:
         """Take batches without mmengine's pauses."""
         without_pause(runner)
+        _end_useless_warm_up(runner)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Seed torch's generators; the order of samples has a generator of its own."""
@@ -143,9 +94,11 @@ class StopHook(Hook):  # type: ignore[misc]
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """End where it was asked for, and no step is half done."""
         done = runner.iter + 1
+        if done % accumulation(runner) or not is_due(runner):
+            return
         asked = torch.tensor([int(self._asked)])
         all_reduce(asked, "max")  # the processes hear of it at different iterations, and save together
-        if not asked or done % _accumulation(runner):
+        if not asked:
             return
         name = f"iter_{done}.pth"
         saved = [(Path(runner.work_dir) / name).exists()]
@@ -221,14 +174,6 @@ class AnswersHook(Hook):  # type: ignore[misc]
                 append(Path(runner.work_dir) / ANSWERS, {"iteration": done, "prompt": prompt, "answer": answer.text})
 
 
-def _accumulation(runner: Any) -> int:
-    """Give the iterations in a step; under DeepSpeed its own engine counts them."""
-    wrapper = runner.optim_wrapper
-    if hasattr(wrapper, "_accumulative_counts"):
-        return int(wrapper._accumulative_counts)  # noqa: SLF001 - it has no other name
-    return int(runner.model.model.gradient_accumulation_steps())
-
-
 def _end_useless_warm_up(runner: Any) -> None:
     """Train a run of one or two iterations at its full rate: a warm-up would leave nothing of it."""
     if runner.max_iters > 2:  # noqa: PLR2004 - WarmUp takes two
@@ -237,32 +182,3 @@ def _end_useless_warm_up(runner: Any) -> None:
         runner.param_schedulers.remove(scheduler)
         for group in runner.optim_wrapper.param_groups:
             group["lr"] = group["initial_lr"]
-
-
-def append(path: Path, line: dict[str, Any]) -> None:
-    """Add a JSON line."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
-def keep_until(path: Path, iteration: int) -> None:
-    """Drop the lines of later iterations, and one that a kill cut short."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text("utf-8").split("\n"):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            break  # the line that a kill cut short
-        if entry["iteration"] <= iteration:
-            kept.append(line + "\n")
-    draft = path.with_suffix(".draft")
-    draft.write_text("".join(kept), "utf-8")
-    draft.replace(path)
-
-
-def _peak_bytes() -> int:
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
