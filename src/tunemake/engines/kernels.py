@@ -1,7 +1,7 @@
-"""Liger's fused kernels in place of a loaded model's own layers, by what the layers are rather than by their model.
+"""Fused kernels in place of a loaded model's own layers: Liger's, by what the layers are, and torch's attention.
 
-So a model whose code comes with it (InternLM2) has them too. Whoever puts them in holds the model's loss against that
-of its own layers; `restore` takes them out again. Liger is optional and runs on GPUs. Imports torch.
+So a model whose code comes with it (InternLM2) has Liger's too. Whoever puts them in holds the model's loss against
+that of its own layers; `restore` takes them out again. Liger is optional and runs on GPUs. Imports torch.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.backends.cuda import SDPAParams, can_use_cudnn_attention, can_use_flash_attention
 from torch.utils.checkpoint import checkpoint
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 _GATED = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))
 _TOGETHER = 2048  # tokens whose logits are made together
-_ROTARY = "apply_rotary_pos_emb"
+_ROTARY, _SDPA = "apply_rotary_pos_emb", "sdpa"
+Attention = Callable[..., tuple[Tensor, None]]
 
 
 class Kernels:
@@ -30,7 +33,9 @@ class Kernels:
         self.used: dict[str, int] = {}
         self._modules: list[nn.Module] = []
         self._functions: list[tuple[types.ModuleType, Callable[..., Any]]] = []
-        self.fused = usable(next(model.parameters()).device)
+        self._attention: Attention | None = None
+        device = next(model.parameters()).device
+        self.fused = usable(device)
         for module in model.modules() if self.fused else ():
             if (forward := _norm(module) or _gated(module)) is not None:
                 self._note(module)
@@ -38,6 +43,9 @@ class Kernels:
                 module.forward = types.MethodType(forward, module)
             if type(module).__name__.endswith("Attention"):
                 self._rotate(module)
+        if device.type == "cuda" and getattr(model.config, "_attn_implementation", None) == _SDPA:
+            self._attention = ALL_ATTENTION_FUNCTIONS[_SDPA]
+            ALL_ATTENTION_FUNCTIONS[_SDPA] = without_copies(self._attention)
 
     def restore(self) -> None:
         """Let the model compute by its own layers again."""
@@ -45,7 +53,9 @@ class Kernels:
             del module.forward
         for source, function in self._functions:
             setattr(source, _ROTARY, function)
-        self._modules, self._functions, self.fused = [], [], False
+        if self._attention is not None:
+            ALL_ATTENTION_FUNCTIONS[_SDPA] = self._attention
+        self._modules, self._functions, self._attention, self.fused = [], [], None, False
 
     def _note(self, module: nn.Module) -> None:
         name = type(module).__name__
@@ -88,6 +98,32 @@ def cross_entropy(hidden: Tensor, head: nn.Module, targets: Tensor, *, fused: bo
 
 def _summed(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
     return nn.functional.cross_entropy(head(hidden).float(), targets, reduction="sum")
+
+
+def without_copies(own: Attention) -> Attention:
+    """Give an attention that copies no keys and values for their groups of heads, nor anything to lie contiguously.
+
+    own: transformers' function for torch's attention, which is asked where there is a mask, or where no fused kernel
+    would take the tensors as they are. query: (batch, heads, tokens, width), as own has them; gives (batch, tokens,
+    heads, width), None.
+    """
+
+    def attention(  # noqa: PLR0917 - as transformers calls it
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
+        dropout: float = 0.0, scaling: float | None = None, is_causal: bool | None = None,  # noqa: FBT001
+        **more: Any,
+    ) -> tuple[Tensor, None]:  # fmt: skip
+        causal = query.shape[2] > 1 if is_causal is None else is_causal
+        told = SDPAParams(query, key, value, None, dropout, causal, query.shape[1] != key.shape[1])
+        if attention_mask is not None or not (can_use_cudnn_attention(told) or can_use_flash_attention(told)):
+            return own(module, query, key, value, attention_mask, dropout, scaling, is_causal, **more)
+        out = nn.functional.scaled_dot_product_attention(
+            query, key, value, dropout_p=dropout, is_causal=causal, scale=scaling,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )  # fmt: skip
+        return out.transpose(1, 2).contiguous(), None
+
+    return attention
 
 
 def _as_ligers(own: Callable[..., Any]) -> bool:

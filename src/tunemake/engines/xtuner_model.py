@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from mmengine import print_log
+from mmengine.device import get_device
 from mmengine.dist import all_reduce
 from mmengine.runner import load_checkpoint
 from peft import get_peft_model
@@ -63,7 +64,13 @@ class FastFinetune(SupervisedFinetune):  # type: ignore[misc]
         """Freeze the base as it is and add the adapter."""
         self.llm.requires_grad_(False)
         if self.lora.target_modules is None:
-            self.lora.target_modules = find_all_linear_names(self.llm)
+            # XTuner leaves the head out where it is called lm_head or output_layer; InternLM2 calls it output.
+            head = self.llm.get_output_embeddings()
+            heads = {name.rpartition(".")[2] for name, module in self.llm.named_modules() if module is head}
+            self.lora.target_modules = sorted(set(find_all_linear_names(self.llm)) - heads)
+        if not getattr(self.llm, "is_quantized", False) and not is_deepspeed_zero3_enabled():
+            # Random numbers for the adapter of a model of 2 billion parameters take seconds on a CPU.
+            self.llm.to(get_device())
         self.llm = get_peft_model(self.llm, self.lora)
         # The product does not call the layer whose weight it reads, and ZeRO-3 would not gather it.
         fused = 0 if is_deepspeed_zero3_enabled() else fuse(self.llm)

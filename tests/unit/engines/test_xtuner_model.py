@@ -12,6 +12,7 @@ from tiny import write_internlm2, write_llama
 pytestmark = pytest.mark.filterwarnings("default")  # XTuner's own, and those of the libraries that it imports
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 WRITERS = {"llama": lambda folder: write_llama(folder, dtype="float32"), "internlm2": write_internlm2}
+LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "wqkv", "wo", "w1", "w2", "w3"]
 
 
 @pytest.fixture(params=DEVICES)
@@ -26,9 +27,9 @@ def device(request: Any) -> str:
 
 def build(
     kind: Any, folder: Path, dtype: str, device: str, *, dropout: float = 0.0, checkpointing: bool = False,
-    adapter: bool = True,
+    adapter: bool = True, targets: list[str] | None = LAYERS,
 ) -> Any:  # fmt: skip
-    """Give a model of XTuner's with an adapter whose B is not zero, the same each time."""
+    """Give a model of XTuner's with an adapter whose B is not zero, the same each time. targets: None as XTuner's."""
     import torch
     from mmengine.config import ConfigDict
     from peft import LoraConfig
@@ -39,7 +40,10 @@ def build(
         type=AutoModelForCausalLM.from_pretrained, pretrained_model_name_or_path=str(folder),
         trust_remote_code=True, torch_dtype=getattr(torch, dtype),
     )  # fmt: skip
-    lora = ConfigDict(type=LoraConfig, r=4, lora_alpha=8, lora_dropout=dropout, bias="none", task_type="CAUSAL_LM")
+    lora = ConfigDict(
+        type=LoraConfig, r=4, lora_alpha=8, lora_dropout=dropout, bias="none", task_type="CAUSAL_LM",
+        target_modules=targets,
+    )  # fmt: skip
     model = kind(llm=llm, lora=lora if adapter else None, use_activation_checkpointing=checkpointing).to(device)
     torch.manual_seed(2)
     for name, parameter in model.named_parameters():
@@ -101,6 +105,32 @@ def test_it_trains_as_xtuners_own_model(
     assert not fast._plain
     assert bool(fast._kernels.used) is (device == "cuda")
     fast._kernels.restore()  # the rotary embedding is put in for all models of a process
+
+
+@pytest.mark.parametrize("architecture", WRITERS)
+def test_every_linear_layer_but_the_head_is_adapted(tmp_path: Path, architecture: str) -> None:
+    from tunemake.engines.xtuner_model import FastFinetune
+
+    WRITERS[architecture](tmp_path)
+    model = build(FastFinetune, tmp_path, "float32", "cpu", targets=None)
+    found = {name.split(".")[-4] for name, _ in model.named_parameters() if "lora_A" in name}
+    assert found == {name for name in LAYERS if any(name in one for one, _ in model.named_modules())}
+
+
+@pytest.mark.parametrize(("architecture", "head"), [("llama", "lm_head"), ("internlm2", "output")])
+def test_a_head_that_is_asked_for_is_adapted(tmp_path: Path, device: str, architecture: str, head: str) -> None:
+    from xtuner.model import SupervisedFinetune
+
+    from tunemake.engines.xtuner_model import FastFinetune
+
+    WRITERS[architecture](tmp_path)
+    data, targets = batch(device, padded=True), [*LAYERS, head]
+    loss, gradients = trained(build(SupervisedFinetune, tmp_path, "float32", device, targets=targets), data)
+    told, found = trained(fast := build(FastFinetune, tmp_path, "float32", device, targets=targets), data)
+    fast._kernels.restore()
+    assert any(head in name for name in found)
+    assert abs(told - loss) < 1e-4
+    as_close(found, gradients, 1e-3)
 
 
 @pytest.mark.parametrize("architecture", WRITERS)
