@@ -99,11 +99,11 @@ def built(folder: Path, *stages: str, **more: str) -> float:
     return run([sys.executable, "-m", "doit", *stages], folder, **more)
 
 
-def trained(folder: Path, effective: int, *launched: str, saved: bool = True) -> dict[str, Any]:
+def trained(folder: Path, effective: int, *launched: str, saved: bool = True, **more: str) -> dict[str, Any]:
     """Train by a project's config; give losses by step, seconds and tokens of an iteration, the peak of memory.
 
     effective: packs in a step. launched: what runs the module in place of this interpreter, such as torchrun.
-    saved: with a checkpoint at the end, which under DeepSpeed is 14 bytes a trained parameter.
+    saved: with a checkpoint at the end, which under DeepSpeed is 14 bytes a trained parameter. more: environment.
     """
     work, config = folder / "work", folder / "build/default/config"
     shutil.rmtree(work, ignore_errors=True)
@@ -115,7 +115,7 @@ def trained(folder: Path, effective: int, *launched: str, saved: bool = True) ->
         command += ["--deepspeed", str(settings)]
     if not saved:
         command += ["--cfg-options", "default_hooks.checkpoint.save_last=False"]
-    whole = run(command, folder, TUNEMAKE_ROOT=str(folder), PYTHONSAFEPATH="1")
+    whole = run(command, folder, TUNEMAKE_ROOT=str(folder), PYTHONSAFEPATH="1", **more)
     lines = [json.loads(line) for line in (work / "metrics.jsonl").read_text().splitlines()]
     logs = "".join(path.read_text(errors="replace") for path in work.glob("*/*.log"))
     times = [float(found) for found in re.findall(r" time: ([\d.]+)", logs)]  # each the mean of ten iterations

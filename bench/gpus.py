@@ -3,14 +3,15 @@
     python bench/gpus.py --tokenizer FOLDER [--into FILE]
 
 Speeds at twice the global batch; losses at an equal one, beside the noise between two ways to train the same on one
-GPU. What becomes of the models, and of a killed process, is bench/gpu_faults.py's. Prints a Markdown table and adds it
-to bench/results/gpus-<date>.md.
+GPU. Runs of one GPU run two at a time, each on its own. What becomes of the models, and of a killed process, is
+bench/gpu_faults.py's. Prints a Markdown table and adds it to bench/results/gpus-<date>.md.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,8 @@ TWICE = [("LoRA, 1 GPU, 16", "LoRA, 2 GPUs, 32"), ("full, ZeRO-2, 1 GPU, 8", "fu
          ("full, ZeRO-3, 1 GPU, 8", "full, ZeRO-3, 2 GPUs, 16")]  # fmt: skip
 
 
-def one(folder: Path, base: Path, name: str, samples: int) -> dict[str, Any]:
-    """Train one of RUNS; give what `trained` gives, and the folder."""
+def one(folder: Path, base: Path, name: str, samples: int, **more: str) -> dict[str, Any]:
+    """Train one of RUNS; give what `trained` gives. more: of its environment."""
     batch, accumulation, processes, train = RUNS[name]
     where = project(folder / name.replace(" ", "-").replace(",", ""), base, train, samples)
     text = (where / "project.toml").read_text() + f"batch_size = {batch}\naccumulation = {accumulation}\n"
@@ -53,9 +54,22 @@ def one(folder: Path, base: Path, name: str, samples: int) -> dict[str, Any]:
     if processes > 1 or "ZeRO" in name:
         torchrun = (sys.executable, "-P", "-m", "torch.distributed.run", "--standalone")
         launched = (*torchrun, "--nproc-per-node", str(processes))
-    found = trained(where, batch * accumulation * processes, *launched, saved="LoRA" in name)
+    found = trained(where, batch * accumulation * processes, *launched, saved="LoRA" in name, **more)
     print(json.dumps({"run": name, **found}), flush=True)
-    return {**found, "folder": where}
+    return found
+
+
+def every(folder: Path, base: Path, names: list[str], samples: int) -> dict[str, dict[str, Any]]:
+    """Train those of one GPU side by side, and those of two one after the other; give their results in RUNS' order."""
+    alone = [name for name in names if RUNS[name][2] == 1]
+    found: dict[str, dict[str, Any]] = {}
+    for pair in (alone[at : at + 2] for at in range(0, len(alone), 2)):
+        with ThreadPoolExecutor(2) as pool:
+            runs = {name: pool.submit(one, folder, base, name, samples, CUDA_VISIBLE_DEVICES=str(gpu))
+                    for gpu, name in enumerate(pair)}  # fmt: skip
+            found |= {name: run.result() for name, run in runs.items()}
+    found |= {name: one(folder, base, name, samples) for name in names if name not in alone}
+    return {name: found[name] for name in RUNS if name in found}
 
 
 def tables(results: dict[str, dict[str, Any]]) -> list[str]:
@@ -82,7 +96,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS))
     chosen = parser.parse_args()
     base = make_base(chosen.folder, "llama", chosen.size, chosen.tokenizer)
-    results = {name: one(chosen.folder, base, name, chosen.samples) for name in chosen.only}
+    results = every(chosen.folder, base, chosen.only, chosen.samples)
     publish("GPUs", [card(), *measure.circumstances(), "", *tables(results)], chosen.into)
 
 

@@ -62,7 +62,7 @@ def trainer(folder: Path, base: Path, rows: Path, steps: int) -> dict[str, Any]:
     told = {"model": str(base), "rows": str(rows), "out": str(out), "steps": steps, "batch": 8, "accumulation": 2}
     whole = run([sys.executable, "-W", "ignore", script, json.dumps(told)], folder)
     found = json.loads(out.read_text())
-    seconds = statistics.median(found["seconds"][2:])
+    seconds = statistics.median(found["seconds"])
     return {**found, "tokens": EFFECTIVE * LENGTH, "seconds": seconds, "whole": round(whole, 1)}
 
 
