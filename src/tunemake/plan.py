@@ -82,7 +82,7 @@ def as_json(steps: Iterable[Step]) -> str:
 
 def duration(seconds: float) -> str:
     """Write seconds as a person would say them."""
-    if seconds < 60:  # noqa: PLR2004 - seconds in a minute
+    if seconds < 120:  # noqa: PLR2004 - rounded to minutes, a minute and a half would be off by a third
         return f"{seconds:.1f} s"
     minutes = seconds / 60
     return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"  # noqa: PLR2004 - two hours
