@@ -80,7 +80,7 @@ def tables(results: dict[str, dict[str, Any]]) -> list[str]:
     for name, told in results.items():
         losses = f"{told['losses'][0]:.4f}, {told['losses'][-1]:.4f}"
         lines.append(f"| {name} | {speeds[name]:,.0f} | {told['peak_bytes'] / 1e9:.1f} | {losses} |")
-    lines += ["", "| at twice the global batch | × one GPU |", "| --- | --- |"]
+    lines += ["", "| at twice the global batch | × one GPU, of two that trained at once |", "| --- | --- |"]
     lines += [f"| {two} | {speeds[two] / speeds[one]:.2f} |" for one, two in TWICE if {one, two} <= results.keys()]
     lines += ["", f"| at an equal global batch, {STEPS} steps | losses apart, mean |", "| --- | --- |"]
     for first, second in EQUAL:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.backends.cuda import SDPAParams, can_use_cudnn_attention, can_use_flash_attention
+from torch.backends.cuda import SDPAParams, can_use_flash_attention
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -29,7 +29,7 @@ class Kernels:
     """What was put in place of a model's own layers: by class name, how many."""
 
     def __init__(self, model: nn.Module) -> None:
-        """Put in what fits; nothing without Liger or off a GPU."""
+        """Put in what fits: Liger's where it is installed, torch's attention without copies; nothing off a GPU."""
         self.used: dict[str, int] = {}
         self._modules: list[nn.Module] = []
         self._functions: list[tuple[types.ModuleType, Callable[..., Any]]] = []
@@ -46,6 +46,7 @@ class Kernels:
         if device.type == "cuda" and getattr(model.config, "_attn_implementation", None) == _SDPA:
             self._attention = ALL_ATTENTION_FUNCTIONS[_SDPA]
             ALL_ATTENTION_FUNCTIONS[_SDPA] = without_copies(self._attention)
+            self.used["attention without copies"] = 1
 
     def restore(self) -> None:
         """Let the model compute by its own layers again."""
@@ -115,7 +116,8 @@ def without_copies(own: Attention) -> Attention:
     ) -> tuple[Tensor, None]:  # fmt: skip
         causal = query.shape[2] > 1 if is_causal is None else is_causal
         told = SDPAParams(query, key, value, None, dropout, causal, query.shape[1] != key.shape[1])
-        if attention_mask is not None or not (can_use_cudnn_attention(told) or can_use_flash_attention(told)):
+        # Where flash would do, torch takes it or one that it holds for faster, and never one that makes all scores.
+        if attention_mask is not None or not can_use_flash_attention(told):
             return own(module, query, key, value, attention_mask, dropout, scaling, is_causal, **more)
         out = nn.functional.scaled_dot_product_attention(
             query, key, value, dropout_p=dropout, is_causal=causal, scale=scaling,

@@ -175,7 +175,7 @@ def deciding_values(values: Mapping[str, Any]) -> dict[str, Any]:
     declared = [place for place in values["declared"] if ".".join(place.split(".")[:2]) not in running]
     train = {**schema.reset("run", values["train"], shape), "activation_checkpointing": False}  # not "auto": it is open
     template = {**values["prompt_template"], "stop_words": []}  # training ends nothing by them
-    told = {"prompt_template": template, "train": train, "declared": declared}
+    told = {"prompt_template": template, "train": train, "declared": declared, "deciding": True}
     return {name: value for name, value in {**values, **names, **told}.items() if name != "why"}
 
 

@@ -77,7 +77,7 @@ class SeedHook(Hook):  # type: ignore[misc]
 
 
 class StopHook(Hook):  # type: ignore[misc]
-    """Saves a checkpoint and ends the training when it is told to end (SIGTERM), at the end of the step it is in.
+    """Saves a checkpoint and ends the training when it is told to end (SIGTERM), at the end of a step that is read.
 
     The checkpoint's iteration is noted, so that one beside the regular ones goes when the training has ended.
     """

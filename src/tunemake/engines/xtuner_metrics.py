@@ -1,7 +1,8 @@
 """What a training tells of its iterations, read from the GPU now and then rather than after each.
 
 To read a number is to wait until the GPU has done all that it was asked for, and then the GPU waits: for the hooks, the
-log and the next batch. Imported by XTuner's process alone.
+log and the next batch. (An iteration itself still asks what is padding and what is trained.) Imported by XTuner's
+process alone.
 """
 
 from __future__ import annotations
@@ -37,18 +38,19 @@ class MetricsHook(Hook):  # type: ignore[misc]
     """Writes JSON lines: iteration, iterations (in all), loss, lr, tokens, padded_tokens, seconds, peak_bytes.
 
     loss: the mean over the processes. every: iterations between two lines. pace: seconds between two times that numbers
-    are read; 0 reads them after every iteration. at: after multiples of these iterations they are read as well, since
-    something is saved or decided by then.
+    are read, at the end of a step; 0 reads them after every iteration. at: after multiples of these iterations they are
+    read as well, since something is saved, decided or asked by then.
     """
 
     priority = "ABOVE_NORMAL"  # before LoggerHook, which begins to count the peak anew
 
     def __init__(self, every: int = 1, pace: float = 0, at: Sequence[int] = ()) -> None:
         self.every, self.pace, self.at = every, pace, at
-        self.due = True  # whether all that is to be told of the iterations so far has been read
+        self.due = True  # whether the numbers of all iterations so far have been read
+        self.lines = 0  # written at the last read
         self._waiting: list[_Iteration] = []
         self._started = self._lr = 0.0
-        self._first = self._next = 0
+        self._next = 0
 
     def before_train(self, runner: Any) -> None:
         """Drop what a killed run had written beyond the checkpoint that this one goes on from."""
@@ -57,19 +59,18 @@ class MetricsHook(Hook):  # type: ignore[misc]
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Start the clock, and note the learning rate that the iteration has."""
-        if not self._waiting:
-            self._started, self._first = time.perf_counter(), runner.iter
+        if not self._waiting:  # what other hooks do between a read and this is none of the training's time
+            self._started = time.perf_counter()
         self._lr = float(runner.optim_wrapper.get_lr()["lr"][0])
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Note the iteration, and write the lines of those noted where it is time."""
-        done, last = runner.iter + 1, runner.iter + 1 == runner.max_iters
-        if last or done % self.every == 0:
-            mask = data_batch["data"]["attention_mask"]
-            loss = outputs["loss"].detach().float().clone()
-            self._waiting.append(_Iteration(done, self._lr, loss, (int(mask.sum()), mask.numel())))
+        """Note the iteration, and read those noted where it is time."""
+        done, mask = runner.iter + 1, data_batch["data"]["attention_mask"]
+        loss = outputs["loss"].detach().float().clone()
+        self._waiting.append(_Iteration(done, self._lr, loss, (int(mask.sum()), mask.numel())))
+        last = done == runner.max_iters
         self.due = not self.pace or last or done >= self._next or any(done % one == 0 for one in self.at)
-        if self.due and self._waiting:
+        if self.due:
             self._read(runner, done)
 
     def _read(self, runner: Any, done: int) -> None:
@@ -77,24 +78,25 @@ class MetricsHook(Hook):  # type: ignore[misc]
         losses = torch.stack([one.loss for one in waiting])
         all_reduce(losses, "mean")
         read = losses.tolist()
-        seconds = (time.perf_counter() - self._started) / (done - self._first)
+        seconds = (time.perf_counter() - self._started) / len(waiting)
         # The first process's clock says for all of them when to read again.
         ahead = math.ceil(self.pace / max(seconds, 1e-3)) if is_main_process() else 0
         counts = torch.tensor([*(one.tokens for one in waiting), (ahead, 0)])
         all_reduce(counts)  # over the processes, each of which has samples of its own
-        step = math.lcm(self.every, accumulation(runner))
+        step = accumulation(runner)
         self._next = (done + max(1, int(counts[-1, 0])) + step - 1) // step * step
-        if self.pace:
-            _tell_mmengine(runner, read)
-        if is_main_process():
-            peak = _peak_bytes()
-            lines = [
-                {
-                    "iteration": one.done, "iterations": runner.max_iters, "loss": loss, "lr": one.lr, "tokens": tokens,
-                    "padded_tokens": padded, "seconds": round(seconds, 4), "peak_bytes": peak,
-                }
-                for one, loss, (tokens, padded) in zip(waiting, read, counts[:-1].tolist(), strict=True)
-            ]  # fmt: skip
+        _tell_mmengine(runner, read if self.pace else [])
+        peak = _peak_bytes()
+        lines = [
+            {
+                "iteration": one.done, "iterations": runner.max_iters, "loss": loss, "lr": one.lr, "tokens": tokens,
+                "padded_tokens": padded, "seconds": round(seconds, 4), "peak_bytes": peak,
+            }
+            for one, loss, (tokens, padded) in zip(waiting, read, counts[:-1].tolist(), strict=True)
+            if one.done % self.every == 0 or one.done == runner.max_iters
+        ]  # fmt: skip
+        self.lines = len(lines)
+        if lines and is_main_process():
             append_all(Path(runner.work_dir) / METRICS, lines)
 
 
@@ -108,11 +110,11 @@ class PacedRuntimeHook(RuntimeInfoHook):  # type: ignore[misc]
 
 @HOOKS.register_module()
 class PacedLoggerHook(LoggerHook):  # type: ignore[misc]
-    """mmengine's own, which logs where MetricsHook has read."""
+    """mmengine's own, which logs where MetricsHook has written a line."""
 
     def after_train_iter(self, runner: Any, *args: Any, **named: Any) -> None:
         """Log, or leave it."""
-        if is_due(runner):
+        if all(hook.due and hook.lines for hook in _metrics(runner)):
             super().after_train_iter(runner, *args, **named)
 
 
@@ -133,7 +135,11 @@ class PacedOptimWrapper(OptimWrapper):  # type: ignore[misc]
 
 def is_due(runner: Any) -> bool:
     """Say whether the numbers of all iterations so far have been read."""
-    return all(hook.due for hook in runner.hooks if isinstance(hook, MetricsHook))
+    return all(hook.due for hook in _metrics(runner))
+
+
+def _metrics(runner: Any) -> list[MetricsHook]:
+    return [hook for hook in runner.hooks if isinstance(hook, MetricsHook)]
 
 
 def accumulation(runner: Any) -> int:
@@ -145,7 +151,7 @@ def accumulation(runner: Any) -> int:
 
 
 def _tell_mmengine(runner: Any, losses: Sequence[float]) -> None:
-    """Give mmengine's log what its own hook and optimizer wrapper would have given it."""
+    """Give mmengine's log what its own hook and optimizer wrapper have not."""
     for loss in losses:
         runner.message_hub.update_scalar("train/loss", loss)
     norms = getattr(runner.optim_wrapper, "norms", [])

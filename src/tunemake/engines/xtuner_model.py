@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -64,14 +65,11 @@ class FastFinetune(SupervisedFinetune):  # type: ignore[misc]
         """Freeze the base as it is and add the adapter."""
         self.llm.requires_grad_(False)
         if self.lora.target_modules is None:
-            # XTuner leaves the head out where it is called lm_head or output_layer; InternLM2 calls it output.
-            head = self.llm.get_output_embeddings()
-            heads = {name.rpartition(".")[2] for name, module in self.llm.named_modules() if module is head}
-            self.lora.target_modules = sorted(set(find_all_linear_names(self.llm)) - heads)
-        if not getattr(self.llm, "is_quantized", False) and not is_deepspeed_zero3_enabled():
-            # Random numbers for the adapter of a model of 2 billion parameters take seconds on a CPU.
-            self.llm.to(get_device())
-        self.llm = get_peft_model(self.llm, self.lora)
+            self.lora.target_modules = find_all_linear_names(self.llm)
+        # Random numbers for the adapter of a model of 2 billion parameters take seconds on a CPU; under ZeRO-3 the
+        # weights are parted as they are made.
+        with nullcontext() if is_deepspeed_zero3_enabled() else torch.device(get_device()):
+            self.llm = get_peft_model(self.llm, self.lora)
         # The product does not call the layer whose weight it reads, and ZeRO-3 would not gather it.
         fused = 0 if is_deepspeed_zero3_enabled() else fuse(self.llm)
         print_log(f"{fused} adapted layers compute by one product", "current")

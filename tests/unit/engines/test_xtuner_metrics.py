@@ -5,7 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from builtin import loaded, rendered
+from builtin import loaded, project, rendered
+
+from tunemake.engines import xtuner
 
 # XTuner's runner with our hooks over a model of one weight, whose iterations take no time.
 TRAINING = """
@@ -44,7 +46,7 @@ runner = Runner(
     optim_wrapper={"type": PacedOptimWrapper, "optimizer": torch.optim.SGD(model.parameters(), 1e-3),
                    "clip_grad": {"max_norm": 1.0}, "accumulative_counts": int(accumulation)},
     default_hooks={"runtime_info": {"type": PacedRuntimeHook},
-                   "logger": {"type": PacedLoggerHook, "interval": int(every)},
+                   "logger": {"type": PacedLoggerHook, "interval": 1},
                    "checkpoint": {"type": CheckpointHook, "by_epoch": False, "interval": 40}},
     custom_hooks=[{"type": MetricsHook, "every": int(every), "pace": pace, "at": [40]}, {"type": SeedHook},
                   {"type": StopHook}],
@@ -86,11 +88,15 @@ def test_no_iteration_is_lost_between_two_reads(tmp_path):
     assert all(line["seconds"] > 0 and line["tokens"] == 8 for line in paced)
 
 
-@pytest.mark.parametrize(("every", "accumulation"), [(7, 1), (1, 4), (10, 4)])
+@pytest.mark.parametrize(("every", "accumulation"), [(7, 1), (1, 4), (50, 16)])
 def test_lines_fall_on_their_iterations_and_reads_on_whole_steps(tmp_path, every, accumulation):
-    lines, reads, _ = train(tmp_path, 0.001, every, accumulation)
+    lines, reads, (losses, norms) = train(tmp_path, 0.0001, every, accumulation)
     assert [line["iteration"] for line in lines] == [one for one in range(1, 101) if one % every == 0 or one == 100]
-    assert all(one % accumulation == 0 for one in reads[1:])  # the first is the first line's
+    # Whoever asks the training to end is heard after a step, whatever the lines; at first the clock is learnt.
+    steps = set(range(accumulation, 101, accumulation))
+    assert set(reads) == steps | {1, 40, 80, 100}
+    assert losses == 100
+    assert norms == len(steps) + (100 % accumulation > 0)
 
 
 def test_a_killed_training_goes_on_from_its_checkpoint_s_line(tmp_path):
@@ -115,6 +121,7 @@ def test_a_config_in_bfloat16_is_paced_and_reads_where_something_is_saved(tmp_pa
     config, metrics = types(tmp_path, GPU + "accumulation = 2\ncheckpoints = { every = 50, keep = 2 }\n")
     assert metrics["pace"] == 1
     assert metrics["at"] == [config["save_steps"]] == [100]
+    assert config["model"]["lora"]["target_modules"] == "all-linear"
     assert config["optim_wrapper"]["type"].endswith("PacedOptimWrapper")
     assert config["default_hooks"]["logger"]["type"].endswith("PacedLoggerHook")
 
@@ -126,3 +133,17 @@ def test_others_tell_of_every_iteration_at_once(tmp_path, train):
     assert config["optim_wrapper"]["type"].endswith(".OptimWrapper")
     assert config["default_hooks"]["logger"]["type"].endswith("hooks.LoggerHook")
     assert "runtime_info" not in config["default_hooks"]
+
+
+def test_how_often_numbers_are_read_decides_nothing(tmp_path):
+    values = project(tmp_path, "lora", train=GPU)
+    assert "pace" in xtuner.render_config(values, tmp_path)
+    told = xtuner.render_config(xtuner.deciding_values(values), tmp_path)
+    assert "pace" not in told.lower()
+
+
+def test_answers_and_checks_are_told_of_what_came_before_them(tmp_path):
+    answers = 'answers = { every = 30, prompts = ["who?"] }\n'
+    check = '[[train.early_stop.probe]]\nname = "short"\nkind = "answer_length"\nprompts = ["what?"]\nat_most = 9\n'
+    _, metrics = types(tmp_path, GPU + answers + check + "[train.early_stop]\nevery = 20\n")
+    assert metrics["at"] == [100, 30, 20]

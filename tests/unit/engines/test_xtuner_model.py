@@ -27,9 +27,9 @@ def device(request: Any) -> str:
 
 def build(
     kind: Any, folder: Path, dtype: str, device: str, *, dropout: float = 0.0, checkpointing: bool = False,
-    adapter: bool = True, targets: list[str] | None = LAYERS,
+    adapter: bool = True, targets: list[str] | str = LAYERS,
 ) -> Any:  # fmt: skip
-    """Give a model of XTuner's with an adapter whose B is not zero, the same each time. targets: None as XTuner's."""
+    """Give a model of XTuner's with an adapter whose B is not zero, the same each time."""
     import torch
     from mmengine.config import ConfigDict
     from peft import LoraConfig
@@ -112,7 +112,7 @@ def test_every_linear_layer_but_the_head_is_adapted(tmp_path: Path, architecture
     from tunemake.engines.xtuner_model import FastFinetune
 
     WRITERS[architecture](tmp_path)
-    model = build(FastFinetune, tmp_path, "float32", "cpu", targets=None)
+    model = build(FastFinetune, tmp_path, "float32", "cpu", targets="all-linear")
     found = {name.split(".")[-4] for name, _ in model.named_parameters() if "lora_A" in name}
     assert found == {name for name in LAYERS if any(name in one for one, _ in model.named_modules())}
 
