@@ -43,10 +43,11 @@ class Kernels:
                 module.forward = types.MethodType(forward, module)
             if type(module).__name__.endswith("Attention"):
                 self._rotate(module)
-        if device.type == "cuda" and getattr(model.config, "_attn_implementation", None) == _SDPA:
+        asking = [one for one in model.modules() if _asks_transformers(one)]
+        if device.type == "cuda" and asking and getattr(model.config, "_attn_implementation", None) == _SDPA:
             self._attention = ALL_ATTENTION_FUNCTIONS[_SDPA]
             ALL_ATTENTION_FUNCTIONS[_SDPA] = without_copies(self._attention)
-            self.used["attention without copies"] = 1
+            self.used["attention without copies"] = len(asking)
 
     def restore(self) -> None:
         """Let the model compute by its own layers again."""
@@ -126,6 +127,12 @@ def without_copies(own: Attention) -> Attention:
         return out.transpose(1, 2).contiguous(), None
 
     return attention
+
+
+def _asks_transformers(module: nn.Module) -> bool:
+    """Say whether a module is an attention that looks up in transformers' table how it is computed."""
+    name = type(module).__name__
+    return name.endswith("Attention") and hasattr(sys.modules[type(module).__module__], "ALL_ATTENTION_FUNCTIONS")
 
 
 def _as_ligers(own: Callable[..., Any]) -> bool:
