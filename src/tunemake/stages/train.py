@@ -117,8 +117,14 @@ def _train(job: Job, folder: Path, launch: Launch, newest: Path | None) -> None:
     ended = threading.Event()
     watcher = threading.Thread(target=_relay, args=(job, ended), daemon=True)
     watcher.start()
+    asked = threading.Event()
+
+    def end(*_: object) -> None:
+        asked.set()
+        _hand_on(job, launch)
+
     # The training saves a checkpoint when it is told to end, and this process, which is told too, waits for that.
-    signal.signal(signal.SIGTERM, lambda *_: _hand_on(job, launch))
+    signal.signal(signal.SIGTERM, end)
     # What trackers write tells of the machine and of times: no part of the artifact.
     told = {FOLDER: str(job.root / "build" / "tracking" / job.work.name)} if job.runtime["trackers"] else {}
     told[xtuner.ROOT] = str(job.root)  # the working folder only looks like it, and has no neighbours
@@ -134,6 +140,8 @@ def _train(job: Job, folder: Path, launch: Launch, newest: Path | None) -> None:
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, start_new_session=apart
     )  # fmt: skip
+    if asked.is_set():  # perhaps before there was a process to hear it
+        process.terminate()
     try:
         if not early:
             _check(job)
