@@ -66,9 +66,12 @@ class FastFinetune(SupervisedFinetune):  # type: ignore[misc]
         self.llm.requires_grad_(False)
         if self.lora.target_modules is None:
             self.lora.target_modules = find_all_linear_names(self.llm)
-        # Random numbers for the adapter of a model of 2 billion parameters take seconds on a CPU; under ZeRO-3 the
-        # weights are parted as they are made.
-        with nullcontext() if is_deepspeed_zero3_enabled() else torch.device(get_device()):
+        # Random numbers and casts for the adapter of a model of 2 billion parameters take seconds on a CPU. Under
+        # ZeRO-3 the weights are parted as they are made.
+        apart, device = is_deepspeed_zero3_enabled(), get_device()
+        if not apart and not getattr(self.llm, "is_quantized", False):
+            self.llm.to(device)
+        with nullcontext() if apart else torch.device(device):
             self.llm = get_peft_model(self.llm, self.lora)
         # The product does not call the layer whose weight it reads, and ZeRO-3 would not gather it.
         fused = 0 if is_deepspeed_zero3_enabled() else fuse(self.llm)

@@ -117,6 +117,26 @@ def test_every_linear_layer_but_the_head_is_adapted(tmp_path: Path, architecture
     assert found == {name for name in LAYERS if any(name in one for one, _ in model.named_modules())}
 
 
+@pytest.mark.gpu
+def test_an_adapter_is_made_where_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")
+    from tunemake.engines.xtuner_model import FastFinetune
+
+    seen, begin = set(), torch.nn.init.kaiming_uniform_
+
+    def noted(tensor: Any, *args: Any, **named: Any) -> Any:
+        seen.add(tensor.device.type)
+        return begin(tensor, *args, **named)
+
+    monkeypatch.setattr(torch.nn.init, "kaiming_uniform_", noted)
+    WRITERS["llama"](tmp_path)
+    build(FastFinetune, tmp_path, "bfloat16", "cuda")
+    assert seen == {"cuda"}
+
+
 @pytest.mark.parametrize(("architecture", "head"), [("llama", "lm_head"), ("internlm2", "output")])
 def test_a_head_that_is_asked_for_is_adapted(tmp_path: Path, device: str, architecture: str, head: str) -> None:
     from xtuner.model import SupervisedFinetune
