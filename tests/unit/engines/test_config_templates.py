@@ -1,5 +1,6 @@
 """Jinja templates of training configs: which files they are made of, and where their faults are told to be."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -55,6 +56,17 @@ def test_a_project_s_own_takes_the_place_of_one_that_ships(own):
 def test_a_block_is_replaced_and_the_rest_is_what_ships(own):
     own('{% extends "xtuner/lora.py.jinja" %}\n{% block runtime %}\n{{ super() }}log_level = "DEBUG"\n{% endblock %}\n')
     assert own.render() == own.render("lora") + 'log_level = "DEBUG"\n'
+
+
+def test_a_block_of_one_s_own_finds_mmengine_s_names_in_every_precision(own):
+    own(
+        '{% extends "xtuner/lora.py.jinja" %}\n{% block optimizer %}\noptim_wrapper = dict(type=OptimWrapper)\n'
+        "{% endblock %}\n{% block runtime %}\ndefault_hooks = dict(logger=dict(type=LoggerHook))\n{% endblock %}\n"
+    )
+    for precision in ("float32", "bfloat16"):
+        found = ast.walk(ast.parse(own.render(precision=precision)))
+        imported = {alias.name for node in found if isinstance(node, ast.ImportFrom) for alias in node.names}
+        assert {"OptimWrapper", "LoggerHook"} <= imported
 
 
 DATA = """
