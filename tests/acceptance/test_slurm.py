@@ -92,6 +92,9 @@ def training(project):
 
 def test_three_variants_are_jobs_at_once_and_a_killed_build_finds_them_again(project, cluster):
     project.edit("\n[train]", VARIANTS + "\n[train]")
+    # Long enough that all three are at it, whichever began first.
+    project.edit("steps = 40", "steps = 1000")
+    project.edit("every = 1, keep = 3", "every = 50, keep = 3")
     process = project.start("doit", "-n", "3")
     wait_for(lambda: len(checkpoints(project)) == 3 and all(checkpoints(project).values()), 240)
     os.killpg(process.pid, signal.SIGKILL)
