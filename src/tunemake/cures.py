@@ -95,8 +95,8 @@ _CURES: dict[str, Callable[[], None]] = {
     "bitsandbytes.backends.cpu.ops": _unpacked_on_cpu,
     "xtuner.model.sft": _four_bits_on_cpu,
 }
-# transformers and XTuner import these whatever is trained, and with them torchvision, scipy and matplotlib: a third of
-# what the imports of a chat's training take.
+# transformers and XTuner import these whatever is trained, and with them torchvision, scipy and matplotlib, which
+# take seconds before a chat's training begins.
 _OF_IMAGES = {
     "transformers.loss.loss_deformable_detr", "transformers.loss.loss_for_object_detection",
     "transformers.loss.loss_rt_detr", "xtuner.dataset.internvl_dataset", "xtuner.dataset.refcoco_json",
