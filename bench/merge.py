@@ -30,10 +30,7 @@ from pathlib import Path; from tunemake.stages.merge import merge
 merge(Path({base!r}), Path({adapter!r}), Path({out!r}))
 """
 PEFT = """
-import torch
-for name in ("nms", "qnms"):
-    hasattr(torch.ops.torchvision, name) or torch.library.define(
-        "torchvision::" + name, "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+from tunemake.cures import install_cures; install_cures()
 from peft import PeftModel; from transformers import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained({base!r}, torch_dtype="auto", low_cpu_mem_usage=True)
 merged = PeftModel.from_pretrained(model, {adapter!r}).merge_and_unload()

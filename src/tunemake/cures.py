@@ -1,12 +1,10 @@
 """Cures for what today's libraries lack beside each other, each applied just before the module that needs it.
 
-XTuner 0.2.0 pins transformers 4.48 and bitsandbytes 0.45; torch and torchvision have moved on since. And what only
-models of images need is not imported before it is used.
+XTuner 0.2.0 pins transformers 4.48 and bitsandbytes 0.45; torch and torchvision have moved on since.
 """
 
 from __future__ import annotations
 
-import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -14,6 +12,8 @@ import sys
 import types
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from tunemake import later_imports
 
 
 def _torchvision_operators() -> None:
@@ -95,50 +95,18 @@ _CURES: dict[str, Callable[[], None]] = {
     "bitsandbytes.backends.cpu.ops": _unpacked_on_cpu,
     "xtuner.model.sft": _four_bits_on_cpu,
 }
-# transformers and XTuner import these whatever is trained, and with them torchvision, scipy and matplotlib, which
-# take seconds before a chat's training begins.
-_OF_IMAGES = {
-    "transformers.loss.loss_deformable_detr", "transformers.loss.loss_for_object_detection",
-    "transformers.loss.loss_rt_detr", "xtuner.dataset.internvl_dataset", "xtuner.dataset.refcoco_json",
-    "xtuner.model.internvl", "xtuner.model.llava",
-}  # fmt: skip
-
-
-class _Later(importlib.abc.Loader):
-    """Makes a module whose functions and classes import the real one when they are called."""
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        """Have the module answer to any name."""
-
-        def stand_in(name: str) -> Callable[..., Any]:
-            if name.startswith("__"):
-                raise AttributeError(name)
-
-            def real(*args: Any, **named: Any) -> Any:
-                return getattr(_real(module.__name__), name)(*args, **named)
-
-            return real
-
-        module.__getattr__ = stand_in  # type: ignore[method-assign]
-
-
-def _real(name: str) -> types.ModuleType:
-    if name in _OF_IMAGES:
-        _OF_IMAGES.discard(name)
-        del sys.modules[name]
-    return importlib.import_module(name)
 
 
 class _Before(importlib.abc.MetaPathFinder):
-    """Applies a cure just before its module is looked for, and puts off what only models of images need."""
+    """Applies a cure just before its module is looked for, and puts off what is not needed yet."""
 
     def find_spec(
-        self, fullname: str, _path: Sequence[str] | None, _target: types.ModuleType | None = None
+        self, fullname: str, path: Sequence[str] | None, _target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         cure = _CURES.pop(fullname, None)
         if cure is not None:
             cure()
-        return importlib.util.spec_from_loader(fullname, _Later()) if fullname in _OF_IMAGES else None
+        return later_imports.spec_of(fullname, path)
 
 
 def install_cures() -> None:

@@ -58,6 +58,7 @@ ORDER = [
     "merge_proof",
     "logits_proof",
     "checkpoints",
+    "later_imports",
     "cures",
     "template_fit",
     "trained_text",

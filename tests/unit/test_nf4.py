@@ -98,21 +98,32 @@ def test_their_table_of_8_bits_changes_few_scales_by_one_number(theirs):
     assert max(far) < 0.02
 
 
-@pytest.mark.gpu
-def test_a_gpu_keeps_the_same_but_for_its_last_bits(tmp_path, bitsandbytes):
+@pytest.fixture(scope="module")
+def theirs_on_a_gpu(tmp_path_factory, bitsandbytes):
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device here")
-    theirs = asked(tmp_path, bitsandbytes, "cuda")
-    for name, values in given().items():
-        _, scales, made = ours(name, values)
-        np.testing.assert_array_equal(scales.exact, theirs[f"exact {name}"])
-        found, zero = theirs[f"values {name}"].reshape(-1), np.repeat(scales.exact == 0, nf4.VALUES)[: made.size]
-        assert (~np.isclose(made, found, rtol=1e-5, atol=0))[~zero].mean() < 0.002
-        # By bitsandbytes' kernels 0 / 0 becomes the lowest level there, times what the scale has kept of the mean.
-        # A run on a GPU differed in 3 blocks' worth of values; this reading of it has not been run yet.
-        kept = nf4.through(np.repeat(theirs[f"kept {name}"], nf4.VALUES)[: made.size], name.split()[0])
-        np.testing.assert_allclose(found[zero], -kept[zero], rtol=1e-5)
+    return asked(tmp_path_factory.mktemp("gpu"), bitsandbytes, "cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", given())
+def test_a_gpu_keeps_the_same_but_for_rounding(name, theirs_on_a_gpu):
+    loaded, scales, _ = ours(name, given()[name])
+    exact, kept = theirs_on_a_gpu[f"exact {name}"], theirs_on_a_gpu[f"kept {name}"]
+    np.testing.assert_array_equal(scales.exact, exact)
+    # A scale between two numbers of 8 bits may be rounded to the other one.
+    unlike = ~np.isclose(scales.kept, kept, rtol=1e-5, atol=1e-6 * exact.max())
+    assert unlike.sum() <= max(1, 0.005 * kept.size)
+    assert np.abs(scales.kept - kept).max() <= 0.02 * exact.max()
+    # With the scales that they kept, so may a value between two levels.
+    made = nf4.through(nf4.dequantised(loaded, 0, nf4.Scales(exact, kept)), name.split()[0]).reshape(-1)
+    found = theirs_on_a_gpu[f"values {name}"].reshape(-1)
+    zero = np.repeat(exact == 0, nf4.VALUES)[: made.size]
+    assert (~np.isclose(made, found, rtol=1e-5, atol=0))[~zero].mean() < 0.002
+    # In a block of zeros their kernel divides zero by zero, and takes what comes of it for the lowest level.
+    spread = nf4.through(np.repeat(kept, nf4.VALUES)[: made.size], name.split()[0])
+    np.testing.assert_allclose(found[zero], -spread[zero], rtol=1e-5)
 
 
 def test_parts_of_a_matrix_are_the_whole():

@@ -17,6 +17,7 @@ _ON_CPU = (
     "env_cfg.dist_cfg.backend=gloo", "model_wrapper_cfg.type=MMDistributedDataParallel",
     "model_wrapper_cfg.device_ids=None", "model_wrapper_cfg.broadcast_buffers=False",
 )  # fmt: skip
+_SAVING = "600"  # seconds that torchrun leaves for the last checkpoint of what is told to end; 30 by itself
 _CAUSE = re.compile(r"^\[rank(\d+)\]: (\w[\w.]*(?:Error|Exception|Interrupt)\b.*)$", re.MULTILINE)
 _FIRST = re.compile(
     r"Root Cause \(first observed failure\):\s+\[\d+\]:\s+time\s*: (\S+)\s+host\s*: (\S+)\s+"
@@ -64,7 +65,9 @@ class Launch:
     def environment(self, around: Mapping[str, str]) -> dict[str, str]:
         """Give the environment of all of the processes. around: the stage's own."""
         told = dict(around) if self.nodes is None else self.nodes.environment(around)
-        told |= {"PYTHONSAFEPATH": "1"} if self.together else {}
+        if self.together:
+            told["PYTHONSAFEPATH"] = "1"
+            told.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _SAVING)
         return told if self.gpu or self.deepspeed is None else {**told, "DS_ACCELERATOR": "cpu"}
 
     def failure(self, log: str) -> Fault | None:

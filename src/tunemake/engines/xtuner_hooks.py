@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import all_reduce, barrier, broadcast_object_list, is_main_process
+from mmengine.dist import all_reduce, broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from mmengine.optim import LinearLR
 from mmengine.registry import PARAM_SCHEDULERS, VISUALIZERS
@@ -22,6 +22,7 @@ from mmengine.visualization import Visualizer
 from xtuner.registry import BUILDER
 
 from tunemake.contracts import Message
+from tunemake.engines import fellows
 from tunemake.engines.trackers import tracker
 from tunemake.engines.xtuner_batches import without_pause
 from tunemake.engines.xtuner_metrics import MetricsHook, accumulation, is_due
@@ -88,8 +89,9 @@ class StopHook(Hook):  # type: ignore[misc]
         self._asked = False
 
     def before_train(self, runner: Any) -> None:
-        """Listen."""
+        """Listen, and look after the other processes."""
         signal.signal(signal.SIGTERM, self._ask)
+        fellows.end_with_fellows()
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """End where it was asked for, and no step is half done."""
@@ -110,7 +112,7 @@ class StopHook(Hook):  # type: ignore[misc]
             runner.save_checkpoint(
                 runner.work_dir, name, by_epoch=False, meta={"epoch": runner.epoch, "iter": done},
             )  # fmt: skip
-        barrier()
+        fellows.leave()
         raise SystemExit(128 + signal.SIGTERM)
 
     def _ask(self, _number: int, _frame: object) -> None:

@@ -12,11 +12,10 @@ import importlib
 import os
 import runpy
 import sys
-import threading
-import time
 from collections.abc import Sequence
 
 from tunemake.cures import install_cures
+from tunemake.engines import fellows, xtuner_environment
 
 TOOLS = {
     "train": "xtuner.tools.train",
@@ -27,14 +26,13 @@ TOOLS = {
     "copy-cfg": "xtuner.tools.copy_cfg",
 }
 
-_LOOK_SECONDS = 0.5
-
 
 def run_tool(tool: str, arguments: Sequence[str]) -> None:
     """Run a tool as `python -m` would, here; ends by returning or by the tool's own exception."""
     install_cures()
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        _end_with_launcher()
+    xtuner_environment.shorten()
+    if fellows.launched():
+        fellows.end_with_launcher()
         _without_shared_memory()
     # Files that this project itself made are the only checkpoints resumed from; torch would refuse mmengine's
     # history objects in them.
@@ -43,20 +41,8 @@ def run_tool(tool: str, arguments: Sequence[str]) -> None:
         sys.path.append(here)  # last: a template may name a hook of the project's, no file of which hides a library
     sys.argv = [TOOLS[tool], *arguments]
     runpy.run_module(TOOLS[tool], run_name="__main__", alter_sys=True)
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    if fellows.launched():
         _end_together()
-
-
-def _end_with_launcher() -> None:
-    """End this process when torchrun goes, which gives each a session of its own: a killed build would leave them."""
-    launcher = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == launcher:
-            time.sleep(_LOOK_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _end_together() -> None:
@@ -64,7 +50,7 @@ def _end_together() -> None:
     import torch.distributed
 
     if torch.distributed.is_initialized():
-        torch.distributed.barrier()
+        fellows.leave()
         torch.distributed.destroy_process_group()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -44,7 +44,7 @@ def both(device: str, heads: int, groups: int, **told: Any) -> tuple[list[Any], 
         out, nothing = function(module, *given, told.get("mask"), 0.0, 32**-0.5)
         assert nothing is None
         out.float().pow(2).sum().backward()
-        found.append([out, *(one.grad for one in given)])
+        found.append([out.detach(), *(one.grad for one in given)])
     return found[0], found[1], asked
 
 

@@ -131,8 +131,8 @@ def test_an_adapter_is_made_where_it_trains(tmp_path: Path, monkeypatch: pytest.
         seen.add(tensor.device.type)
         return begin(tensor, *args, **named)
 
-    monkeypatch.setattr(torch.nn.init, "kaiming_uniform_", noted)
     WRITERS["llama"](tmp_path)
+    monkeypatch.setattr(torch.nn.init, "kaiming_uniform_", noted)
     build(FastFinetune, tmp_path, "bfloat16", "cuda")
     assert seen == {"cuda"}
 

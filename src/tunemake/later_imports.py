@@ -1,0 +1,186 @@
+"""What a training need not import before it begins: models of images and torch's compiler; seconds in all.
+
+Each is there, the real thing, once it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+import types
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, wraps
+from typing import Any
+
+# transformers and XTuner import these whatever is trained, and with them torchvision, scipy and matplotlib.
+_OF_IMAGES = {
+    "transformers.loss.loss_deformable_detr", "transformers.loss.loss_for_object_detection",
+    "transformers.loss.loss_rt_detr", "xtuner.dataset.internvl_dataset", "xtuner.dataset.refcoco_json",
+    "xtuner.model.internvl", "xtuner.model.llava",
+}  # fmt: skip
+
+
+def spec_of(name: str, path: Sequence[str] | None) -> importlib.machinery.ModuleSpec | None:
+    """Give the spec of a module that is put off, or that would import what is put off; None for all others."""
+    if name in _OF_IMAGES:
+        return importlib.util.spec_from_loader(name, _Later())
+    around = _AROUND.pop(name, None)
+    spec = None if around is None else importlib.machinery.PathFinder.find_spec(name, path)
+    if around is None or spec is None or spec.loader is None:
+        return None
+    run = spec.loader.exec_module
+
+    def within(module: types.ModuleType) -> None:
+        with around(module):
+            run(module)
+
+    spec.loader.exec_module = within  # type: ignore[method-assign]
+    return spec
+
+
+class _Later(importlib.abc.Loader):
+    """Makes a module whose functions and classes import the real one when they are called."""
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """Have the module answer to any name."""
+
+        def stand_in(name: str) -> Callable[..., Any]:
+            if name.startswith("__"):
+                raise AttributeError(name)
+
+            def real(*args: Any, **named: Any) -> Any:
+                return getattr(_real(module.__name__), name)(*args, **named)
+
+            return real
+
+        module.__getattr__ = stand_in  # type: ignore[method-assign]
+
+
+def _real(name: str) -> types.ModuleType:
+    if name in _OF_IMAGES:
+        _OF_IMAGES.discard(name)
+        del sys.modules[name]
+    return importlib.import_module(name)
+
+
+@contextmanager
+def _compiled_when_called(_: types.ModuleType) -> Iterator[None]:
+    """Leave uncompiled what bitsandbytes has compiled as it is imported: few of these functions are ever called."""
+    import torch
+
+    compiled = torch.compile
+
+    def later(model: Any = None, **options: Any) -> Any:
+        if not isinstance(model, types.FunctionType):
+            return compiled(model, **options)
+        made = cache(lambda: compiled(model, **options))
+
+        @wraps(model)
+        def call(*args: Any, **named: Any) -> Any:
+            return made()(*args, **named)
+
+        return call
+
+    torch.compile = later
+    try:
+        yield
+    finally:
+        torch.compile = compiled
+
+
+@contextmanager
+def _names_of_pixels(module: types.ModuleType) -> Iterator[None]:
+    """Keep torchvision out of transformers.image_utils, which all models import: it wants six of its names."""
+    from transformers.utils import import_utils
+
+    there, import_utils._torchvision_available = import_utils._torchvision_available, False
+    try:
+        yield
+    finally:
+        import_utils._torchvision_available = there
+
+    def asked(name: str) -> Any:
+        if name != "pil_torch_interpolation_mapping" or not there:
+            raise AttributeError(name)
+        from PIL.Image import Resampling
+        from torchvision.transforms import InterpolationMode
+
+        found = {one: InterpolationMode[one.name] for one in Resampling if one.name in InterpolationMode.__members__}
+        setattr(module, name, found)
+        return found
+
+    module.__getattr__ = asked  # type: ignore[method-assign]
+
+
+@contextmanager
+def _without_sklearn(_: types.ModuleType) -> Iterator[None]:
+    """Keep scikit-learn out, wherever it is installed: only answers with the help of a second model need it."""
+    from transformers.utils import import_utils
+
+    import_utils._sklearn_available = False
+    yield
+
+
+@contextmanager
+def _optimizer_without_compiler(_: types.ModuleType) -> Iterator[None]:
+    """Keep out torch's compiler, imported by optimizers to be told to leave their methods alone.
+
+    Each method is as torch made it once the compiler is there.
+    """
+    import torch
+
+    for method in vars(torch.optim.Optimizer).values():
+        if _made_by(torch._compile, method):
+            _told_later(method)
+    for kind in [one for one in vars(torch.optim).values() if isinstance(one, type)]:
+        step = vars(kind).get("step")
+        if _made_by(sys.modules[torch.optim.Optimizer.__module__], step):
+            setattr(kind, "step", _stepping(step))  # noqa: B010 - not every class has one
+    yield
+
+
+def _made_by(module: types.ModuleType, method: Any) -> bool:
+    """Whether a decorator of a module made a method."""
+    code = getattr(method, "__code__", None)
+    return code is not None and code.co_filename == module.__file__ and hasattr(method, "__wrapped__")
+
+
+def _compiler_is_there() -> bool:
+    return "torch._dynamo" in sys.modules
+
+
+def _told_later(method: Any) -> None:
+    inner, told = method.__wrapped__, "__dynamo_disable"
+
+    def call(*args: Any, **named: Any) -> Any:
+        if not _compiler_is_there():
+            return inner(*args, **named)
+        delattr(inner, told)
+        return method(*args, **named)
+
+    setattr(inner, told, call)
+
+
+def _stepping(method: Any) -> Callable[..., Any]:
+    @wraps(method)
+    def step(self: Any, *args: Any, **named: Any) -> Any:
+        if _compiler_is_there():
+            return method(self, *args, **named)
+        import torch
+
+        with torch.set_grad_enabled(self.defaults["differentiable"]):
+            return method.__wrapped__(self, *args, **named)
+
+    return step
+
+
+_AROUND = {
+    "bitsandbytes.backends.default.ops": _compiled_when_called,
+    "mmengine.optim": _optimizer_without_compiler,
+    "transformers.generation.candidate_generator": _without_sklearn,
+    "transformers.image_utils": _names_of_pixels,
+}

@@ -1,0 +1,112 @@
+"""What a training need not import is imported when it is used, and not before; it is then the real thing."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.filterwarnings("default")
+BEGIN = "import sys\nfrom tunemake.cures import install_cures\ninstall_cures()\n"
+
+
+def told(code, **environment):
+    command = [sys.executable, "-c", BEGIN + code]
+    around = {**os.environ, **environment}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=around)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.split()
+
+
+def test_a_training_of_chats_imports_nothing_that_it_does_not_use():
+    code = """
+from tunemake.engines import xtuner_environment
+xtuner_environment.shorten()
+import xtuner.tools.train
+import tunemake.engines.xtuner_hooks, tunemake.engines.xtuner_model
+import torch
+from mmengine.visualization import Visualizer
+from transformers.models.llama.modeling_llama import LlamaForCausalLM
+
+weight = torch.nn.Parameter(torch.ones(3))
+optimizer = torch.optim.AdamW([weight], lr=0.1)
+weight.sum().backward()
+optimizer.step()
+optimizer.zero_grad()
+Visualizer("any")
+unwanted = ("torchvision", "scipy", "matplotlib", "skimage", "sklearn", "torch._dynamo", "torch._inductor")
+print(*[name for name in unwanted if name in sys.modules])
+"""
+    assert told(code) == []
+
+
+def test_bitsandbytes_compiles_nothing_as_it_is_imported(bitsandbytes):
+    code = """
+import torch
+compiled = torch.compile
+from bitsandbytes.backends.default import ops
+print("torch._dynamo" in sys.modules, torch.compile is compiled, hasattr(ops, "_try_torch_compile"))
+"""
+    path = os.pathsep.join([str(bitsandbytes), os.environ.get("PYTHONPATH", "")])
+    assert told(code, PYTHONPATH=path) == ["False", "True", "True"]
+
+
+def test_what_is_for_images_is_there_when_it_is_used():
+    code = """
+import torch
+from transformers.loss.loss_utils import LOSS_MAPPING
+from xtuner.dataset import RefCOCOJsonDataset
+from xtuner.model import LLaVAModel
+
+before = "torchvision" in sys.modules
+for used in (LOSS_MAPPING["ForObjectDetection"], RefCOCOJsonDataset, LLaVAModel):
+    try:
+        used(nothing=1)
+    except TypeError as error:
+        print(str(error).split("(")[0].split(".")[0])
+import xtuner.model.llava, xtuner.dataset.refcoco_json
+real = xtuner.model.llava.LLaVAModel, xtuner.dataset.refcoco_json.RefCOCOJsonDataset
+print(before, *[isinstance(one, type) for one in real])
+"""
+    assert told(code) == ["ForObjectDetectionLoss", "RefCOCOJsonDataset", "LLaVAModel", "False", "True", "True"]
+
+
+def test_transformers_finds_torchvision_where_it_reads_images():
+    code = """
+from transformers import image_utils
+from transformers.utils import is_torchvision_available
+from PIL.Image import Resampling
+before = "torchvision" in sys.modules
+modes = image_utils.pil_torch_interpolation_mapping
+print(before, is_torchvision_available(), len(modes), modes[Resampling.BICUBIC].value)
+print(hasattr(image_utils, "nothing"))
+"""
+    assert told(code) == ["False", "True", "6", "bicubic", "False"]
+
+
+OPTIMIZER = """
+import torch
+import mmengine.optim
+def trained(step, **options):
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(5))
+    optimizer = torch.optim.AdamW([weight], lr=0.1, **options)
+    for _ in range(3):
+        optimizer.zero_grad()
+        weight.pow(2).sum().backward()
+        step(optimizer)
+    return weight.detach(), weight.requires_grad
+"""
+
+
+def test_an_optimizer_steps_as_torch_made_it_with_its_compiler_and_without():
+    code = """
+without, _ = trained(lambda optimizer: optimizer.step())
+before = "torch._dynamo" in sys.modules
+compiled, _ = trained(torch.compile(lambda optimizer: optimizer.step(), backend="eager"))
+after, requires = trained(lambda optimizer: optimizer.step())
+disabled = vars(torch.optim.Optimizer.zero_grad.__wrapped__)["__dynamo_disable"]
+print(before, torch.allclose(without, compiled, atol=1e-5), torch.equal(without, after), requires)
+print(getattr(disabled, "_torchdynamo_disable", False))
+"""
+    assert told(OPTIMIZER + code) == ["False", "True", "True", "True", "True"]
