@@ -1,6 +1,6 @@
 """On two GPUs: build two variants side by side; kill one of two processes, resume; hold the models together.
 
-    python bench/gpu_faults.py --tokenizer FOLDER [--deepspeed zero2] [--into FILE]
+    python bench/gpu_faults.py --tokenizer FOLDER [--deepspeed zero2] [--kill-only] [--into FILE]
 
 The same LoRA at the same global batch: on one GPU, on one GPU in halves (how far two ways to train the same are apart
 in bfloat16), and on two GPUs, where the process of rank 1 is killed once. Adds to bench/results/gpu_faults-<date>.md.
@@ -128,9 +128,14 @@ def main() -> None:
     """Run it all, print and write what was seen."""
     parser = arguments(__doc__.splitlines()[0], "tunemake-gpu-faults")
     parser.add_argument("--deepspeed", default="")
+    parser.add_argument("--kill-only", action="store_true", help="no variants, and nothing to hold the model against")
     chosen = parser.parse_args()
     base = make_base(chosen.folder, "llama", chosen.size, chosen.tokenizer)
     lines = [card(), *measure.circumstances()]
+    if chosen.kill_only:
+        told = killed_and_resumed(chosen.folder, base, chosen.samples, chosen.deepspeed)[1]
+        publish("GPU_faults", [*lines, *told], chosen.into)
+        return
     one, told = side_by_side(chosen.folder, base, chosen.samples, chosen.deepspeed)
     lines += [*told, f"- one GPU, whole and in halves: {apart(one / 'build/one', one / 'build/halves')}"]
     print("\n".join(lines), flush=True)
