@@ -30,7 +30,7 @@ def run(command: list[str], out: Path, log: Path) -> tuple[float, float]:
     """Run one contender; give seconds with the sync, and its peak in MiB."""
     shutil.rmtree(out, ignore_errors=True)
     os.sync()
-    path = os.pathsep.join([str(ROOT / "src"), str(ROOT / "plugins"), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(filter(None, [str(ROOT / "src"), str(ROOT / "plugins"), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
     with log.open("ab") as output:
         start = time.perf_counter()

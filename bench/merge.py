@@ -3,6 +3,7 @@
     python bench/merge.py [--model small|1.9b] [--rank 64] [--rounds 5]
 
 Prints a Markdown table and adds it to bench/results/merge-<date>.md. Times include a sync of the disk.
+PEFT is spared the imports for images that tunemake spares itself.
 """
 
 from __future__ import annotations

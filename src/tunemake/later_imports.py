@@ -1,6 +1,7 @@
 """What a training need not import before it begins: models of images and torch's compiler; seconds in all.
 
-Each is there, the real thing, once it is used.
+Each is imported once something of it is called. Some trainings do use the compiler: torch's own activation
+checkpointing and its data parallel import it.
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ def spec_of(name: str, path: Sequence[str] | None) -> importlib.machinery.Module
     """Give the spec of a module that is put off, or that would import what is put off; None for all others."""
     if name in _OF_IMAGES:
         return importlib.util.spec_from_loader(name, _Later())
-    around = _AROUND.pop(name, None)
+    around = _AROUND.get(name)
     spec = None if around is None else importlib.machinery.PathFinder.find_spec(name, path)
     if around is None or spec is None or spec.loader is None:
         return None
     run = spec.loader.exec_module
 
     def within(module: types.ModuleType) -> None:
+        del _AROUND[name]
         with around(module):
             run(module)
 
@@ -94,35 +96,49 @@ def _compiled_when_called(_: types.ModuleType) -> Iterator[None]:
 
 @contextmanager
 def _names_of_pixels(module: types.ModuleType) -> Iterator[None]:
-    """Keep torchvision out of transformers.image_utils, which all models import: it wants six of its names."""
-    from transformers.utils import import_utils
-
-    there, import_utils._torchvision_available = import_utils._torchvision_available, False
-    try:
+    """Keep torchvision out of transformers.image_utils, which all models import: it wants one class, for a table."""
+    with _not_there("_torchvision_available") as there:
         yield
-    finally:
-        import_utils._torchvision_available = there
 
     def asked(name: str) -> Any:
-        if name != "pil_torch_interpolation_mapping" or not there:
+        if name not in {"pil_torch_interpolation_mapping", "InterpolationMode"} or not there:
             raise AttributeError(name)
         from PIL.Image import Resampling
         from torchvision.transforms import InterpolationMode
 
-        found = {one: InterpolationMode[one.name] for one in Resampling if one.name in InterpolationMode.__members__}
-        setattr(module, name, found)
-        return found
+        known = InterpolationMode.__members__
+        module.InterpolationMode = InterpolationMode  # type: ignore[attr-defined]
+        table = {one: known[one.name] for one in Resampling if one.name in known}
+        module.pil_torch_interpolation_mapping = table  # type: ignore[attr-defined]
+        return getattr(module, name)
 
     module.__getattr__ = asked  # type: ignore[method-assign]
 
 
 @contextmanager
-def _without_sklearn(_: types.ModuleType) -> Iterator[None]:
+def _curve_when_called(module: types.ModuleType) -> Iterator[None]:
     """Keep scikit-learn out, wherever it is installed: only answers with the help of a second model need it."""
+    with _not_there("_sklearn_available") as there:
+        yield
+
+    def roc_curve(*args: Any, **named: Any) -> Any:
+        return importlib.import_module("sklearn.metrics").roc_curve(*args, **named)
+
+    if there:
+        module.roc_curve = roc_curve  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _not_there(flag: str) -> Iterator[bool]:
+    """Have transformers take a library for one that is not installed; give whether it is."""
     from transformers.utils import import_utils
 
-    import_utils._sklearn_available = False
-    yield
+    there = bool(getattr(import_utils, flag))
+    setattr(import_utils, flag, False)
+    try:
+        yield there
+    finally:
+        setattr(import_utils, flag, there)
 
 
 @contextmanager
@@ -181,6 +197,6 @@ def _stepping(method: Any) -> Callable[..., Any]:
 _AROUND = {
     "bitsandbytes.backends.default.ops": _compiled_when_called,
     "mmengine.optim": _optimizer_without_compiler,
-    "transformers.generation.candidate_generator": _without_sklearn,
+    "transformers.generation.candidate_generator": _curve_when_called,
     "transformers.image_utils": _names_of_pixels,
 }

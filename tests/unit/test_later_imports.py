@@ -25,7 +25,6 @@ xtuner_environment.shorten()
 import xtuner.tools.train
 import tunemake.engines.xtuner_hooks, tunemake.engines.xtuner_model
 import torch
-from mmengine.visualization import Visualizer
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 weight = torch.nn.Parameter(torch.ones(3))
@@ -33,8 +32,7 @@ optimizer = torch.optim.AdamW([weight], lr=0.1)
 weight.sum().backward()
 optimizer.step()
 optimizer.zero_grad()
-Visualizer("any")
-unwanted = ("torchvision", "scipy", "matplotlib", "skimage", "sklearn", "torch._dynamo", "torch._inductor")
+unwanted = ("torchvision", "scipy", "matplotlib", "skimage", "torch._dynamo", "torch._inductor")
 print(*[name for name in unwanted if name in sys.modules])
 """
     assert told(code) == []
@@ -47,7 +45,7 @@ compiled = torch.compile
 from bitsandbytes.backends.default import ops
 print("torch._dynamo" in sys.modules, torch.compile is compiled, hasattr(ops, "_try_torch_compile"))
 """
-    path = os.pathsep.join([str(bitsandbytes), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(bitsandbytes), *filter(None, [os.environ.get("PYTHONPATH")])])
     assert told(code, PYTHONPATH=path) == ["False", "True", "True"]
 
 
@@ -79,9 +77,42 @@ from PIL.Image import Resampling
 before = "torchvision" in sys.modules
 modes = image_utils.pil_torch_interpolation_mapping
 print(before, is_torchvision_available(), len(modes), modes[Resampling.BICUBIC].value)
-print(hasattr(image_utils, "nothing"))
+print(hasattr(image_utils, "nothing"), image_utils.InterpolationMode.__name__)
 """
-    assert told(code) == ["False", "True", "6", "bicubic", "False"]
+    assert told(code) == ["False", "True", "6", "bicubic", "False", "InterpolationMode"]
+
+
+def test_scikit_learn_is_imported_where_a_second_model_helps(tmp_path):
+    (tmp_path / "sklearn").mkdir()
+    (tmp_path / "sklearn" / "__init__.py").touch()
+    (tmp_path / "sklearn" / "metrics.py").write_text("def roc_curve(one): return one + 1\n")
+    (tmp_path / "scikit_learn-1.0.dist-info").mkdir()
+    (tmp_path / "scikit_learn-1.0.dist-info" / "METADATA").write_text("Name: scikit-learn\nVersion: 1.0\n")
+    code = """
+from transformers.generation import candidate_generator
+from transformers.utils import is_sklearn_available
+print("sklearn" in sys.modules, is_sklearn_available(), candidate_generator.roc_curve(1), "sklearn" in sys.modules)
+"""
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    assert told(code, PYTHONPATH=path) == ["False", "True", "2", "True"]
+
+
+def test_what_is_to_be_compiled_is_compiled_when_it_is_called():
+    code = """
+import torch
+from tunemake.later_imports import _compiled_when_called
+seen = []
+def backend(graph, inputs):
+    seen.append(len(inputs))
+    return graph
+with _compiled_when_called(None):
+    @torch.compile(backend=backend)
+    def first(x): return x + 1
+    second = torch.compile(lambda x: x + 2, backend=backend)
+before = list(seen)
+print(before, *first(torch.ones(1)).tolist(), *second(torch.ones(1)).tolist(), len(seen))
+"""
+    assert told(code) == ["[]", "2.0", "3.0", "2"]
 
 
 OPTIMIZER = """

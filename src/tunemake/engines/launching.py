@@ -17,7 +17,7 @@ _ON_CPU = (
     "env_cfg.dist_cfg.backend=gloo", "model_wrapper_cfg.type=MMDistributedDataParallel",
     "model_wrapper_cfg.device_ids=None", "model_wrapper_cfg.broadcast_buffers=False",
 )  # fmt: skip
-_SAVING = "600"  # seconds that torchrun leaves for the last checkpoint of what is told to end; 30 by itself
+_SAVING = "100"  # seconds that torchrun, as of torch 2.12, leaves a job of Slurm for its last checkpoint; 30 by itself
 _CAUSE = re.compile(r"^\[rank(\d+)\]: (\w[\w.]*(?:Error|Exception|Interrupt)\b.*)$", re.MULTILINE)
 _FIRST = re.compile(
     r"Root Cause \(first observed failure\):\s+\[\d+\]:\s+time\s*: (\S+)\s+host\s*: (\S+)\s+"

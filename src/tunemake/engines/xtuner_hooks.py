@@ -89,9 +89,10 @@ class StopHook(Hook):  # type: ignore[misc]
         self._asked = False
 
     def before_train(self, runner: Any) -> None:
-        """Listen, and look after the other processes."""
-        signal.signal(signal.SIGTERM, self._ask)
+        """Look after the other processes, and listen."""
         fellows.end_with_fellows()
+        runner.save_checkpoint = fellows.whole(runner.save_checkpoint)
+        signal.signal(signal.SIGTERM, self._ask)
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """End where it was asked for, and no step is half done."""

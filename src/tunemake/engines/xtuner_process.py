@@ -29,10 +29,12 @@ TOOLS = {
 
 def run_tool(tool: str, arguments: Sequence[str]) -> None:
     """Run a tool as `python -m` would, here; ends by returning or by the tool's own exception."""
-    install_cures()
-    xtuner_environment.shorten()
     if fellows.launched():
         fellows.end_with_launcher()
+    install_cures()
+    if tool == "train":
+        xtuner_environment.shorten()
+    if fellows.launched():
         _without_shared_memory()
     # Files that this project itself made are the only checkpoints resumed from; torch would refuse mmengine's
     # history objects in them.

@@ -55,8 +55,9 @@ def test_several_nodes_start_a_torchrun_each_through_srun():
 def test_srun_is_told_nothing_of_the_step_that_the_stage_runs_in():
     around = {"SLURM_NNODES": "1", "SLURM_CPU_BIND": "mask_cpu:0x1", "SRUN_CPUS_PER_TASK": "1", "PATH": "/bin"}
     kept = {"SLURM_JOB_ID": "7", "SLURM_CONF": "/c", "PATH": "/bin", "PYTHONSAFEPATH": "1"}
-    kept["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "45"  # a user's own
-    assert Launch(nodes=NODES).environment({**around, **kept}) == kept
+    own = {**kept, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "45"}
+    assert Launch(nodes=NODES).environment({**around, **own}) == own
+    assert Launch(nodes=NODES).environment({**around, **kept}) == {**kept, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "100"}
 
 
 SCRIPT = """
