@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
@@ -20,10 +20,8 @@ from tunemake.faults import Fault, StageError
 from tunemake.lora_changes import Change
 from tunemake.tensors import BYTES, FLOATS, Block, Files, Tensor, blocks
 
-BLOCK = 262_144
-TILE = 131_072  # values; what is multiplied at once: with two arrays of it in the cache
-TILE_COLUMNS = 512  # wide matrices with few rows multiply slower
-PIECE = 32 * BLOCK  # values; what one thread takes at a time
+BLOCK = 262_144  # values; smaller ones multiply slower, larger ones leave the cache
+PIECE = 64 * BLOCK  # values; what one thread takes at a time
 MOST_THREADS = 4  # beyond them the disk decides
 
 
@@ -101,63 +99,51 @@ class _Space:
     def __init__(self, files: Files, onto: DequantisedBase | None) -> None:
         self.files, self.onto = files, onto
         self.read, self.written = np.empty(BLOCK * 8, np.uint8), np.empty(BLOCK * 8, np.uint8)
-        self.values, self.delta = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+        self.values, self.delta = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
 
     def write(self, piece: Piece) -> int:
         """Write one piece; give the number of finite values that its dtype cannot hold."""
         source, target = piece.change.source, piece.target
         factors = _factors(self.files, piece.change)
         lost = 0
-        # What 4 bits keep of a value is found by its place in the file: there a block is one tile.
-        for block in blocks(piece.rows, piece.columns, TILE if piece.change.four_bits else BLOCK):
+        for block in blocks(piece.rows, piece.columns, BLOCK):
             count, first = block.rows * block.columns, block.row * piece.columns + block.column
             raw = self.read[: count * BYTES[source.dtype]]
             self.files.read(source, first * BYTES[source.dtype], raw)
             if factors or source.dtype != target.dtype or piece.change.four_bits:
-                out = self.written[: count * BYTES[target.dtype]]
-                lost += self._fill(out, raw, block, factors, piece)
-                raw = out
+                raw, beyond = self._rounded(raw, block, factors, piece)
+                lost += beyond
             self.files.write(target, first * BYTES[target.dtype], raw)
         return lost
 
-    def _fill(
+    def _rounded(
         self,
-        out: NDArray[np.uint8],
         raw: NDArray[np.uint8],
         block: Block,
         factors: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
         piece: Piece,
-    ) -> int:
-        """Compute a block's bytes in the target's dtype; give how many finite values that cannot hold."""
-        shape, lost = (block.rows, block.columns), 0
-        source = raw.view(FLOATS[piece.change.source.dtype]).reshape(shape)
-        target = out.view(FLOATS[piece.target.dtype]).reshape(shape)
-        for tile in _tiles(*shape):
-            values = self.values[: target[tile].size].reshape(target[tile].shape)
-            with np.errstate(over="ignore"):  # counted below
-                np.copyto(values, source[tile], casting="same_kind")
-                if self.onto and piece.change.four_bits:
-                    flat, first = values.reshape(-1), block.row * piece.columns + block.column
-                    flat[:] = self.onto.values(self.files, piece.change.source, flat, first)
-                if factors:
-                    left = factors[0][block.row : block.row + block.rows][tile[0]]
-                    right = factors[1][:, block.column : block.column + block.columns][:, tile[1]]
-                    delta = np.matmul(left, right, out=self.delta[: values.size].reshape(values.shape))
-                    delta *= np.float32(piece.change.scale)
-                    values += delta
-                np.copyto(target[tile], values, casting="same_kind")
-            if piece.target.dtype == "F16" and np.abs(values).max(initial=0) > np.finfo(np.float16).max:
-                lost += int(np.count_nonzero(np.isinf(target[tile]) & np.isfinite(values)))
-        return lost
-
-
-def _tiles(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
-    """Cut a block into what is computed at once; one that is not larger stays whole."""
-    width = columns if rows * columns <= TILE else min(columns, TILE_COLUMNS)
-    height = TILE // width
-    for row in range(0, rows, height):
-        for column in range(0, columns, width):
-            yield slice(row, row + height), slice(column, column + width)
+    ) -> tuple[NDArray[np.uint8], int]:
+        """Give the block's bytes in the target's dtype, and how many finite values that cannot hold."""
+        source, target = FLOATS[piece.change.source.dtype], FLOATS[piece.target.dtype]
+        values = self.values[: block.rows * block.columns]
+        out = self.written[: values.size * target.itemsize].view(target)
+        with np.errstate(over="ignore"):  # counted below
+            np.copyto(values, raw.view(source), casting="same_kind")
+            if self.onto and piece.change.four_bits:
+                first = block.row * piece.columns + block.column
+                values[:] = self.onto.values(self.files, piece.change.source, values, first)
+            if factors:
+                delta = self.delta[: values.size]
+                left = factors[0][block.row : block.row + block.rows]
+                right = factors[1][:, block.column : block.column + block.columns]
+                np.matmul(left, right, out=delta.reshape(block.rows, block.columns))
+                delta *= np.float32(piece.change.scale)
+                values += delta
+            np.copyto(out, values, casting="same_kind")
+        lost = 0
+        if piece.target.dtype == "F16" and np.abs(values).max(initial=0) > np.finfo(np.float16).max:
+            lost = int(np.count_nonzero(np.isinf(out) & np.isfinite(values)))
+        return out.view(np.uint8), lost
 
 
 def _factors(files: Files, change: Change) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:

@@ -107,9 +107,7 @@ def test_blocks_do_not_change_the_result(made, tmp_path, monkeypatch):
     base, adapter, merged, onto = made
     right = tiny.tensors_of(merged)
     for block, piece in ((100, 1000), (33, 1)):
-        monkeypatch.setattr("tunemake.merged_weights.BLOCK", 3 * block)
-        monkeypatch.setattr("tunemake.merged_weights.TILE", block)
-        monkeypatch.setattr("tunemake.merged_weights.TILE_COLUMNS", 20)
+        monkeypatch.setattr("tunemake.merged_weights.BLOCK", block)
         monkeypatch.setattr("tunemake.merged_weights.PIECE", piece)
         again = DequantisedBase(onto.names, onto.precision)
         merge(base, adapter, tmp_path / f"{block}", onto=again)
