@@ -3,8 +3,8 @@
     python bench/gpu_faults.py --tokenizer FOLDER [--deepspeed zero2] [--kill-only] [--into FILE]
 
 The same LoRA at the same global batch: on one GPU, on one GPU in halves (how far two ways to train the same are apart
-in bfloat16), and on two GPUs, where the process of rank 1 is killed once. With
---kill-only, only that, and nothing is held together. Adds to bench/results/gpu_faults-<date>.md.
+in bfloat16), and on two GPUs, where the process of rank 1 is killed once. With --kill-only, only that is done, and
+nothing is held together. Adds to bench/results/gpu_faults-<date>.md.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ _LOOK_SECONDS = 0.5
 # A process that has ended lives on as a zombie until torchrun, which looks ten times a second, has taken note of it.
 # While it waits for the others to end it takes note of none; who failed first it has told by then.
 _ZOMBIE_LOOKS = 4
-_SAVING_SECONDS = 20  # left for a checkpoint that is being written
+_SAVING_SECONDS = 20
 _leaving = threading.Event()
 _saving = threading.RLock()
 
@@ -29,7 +29,10 @@ def launched() -> bool:
 
 
 def end_with_launcher() -> None:
-    """End this process when torchrun goes: a killed build would leave it. To be called at its very start."""
+    """End this process when torchrun goes: a killed build would leave it, and the next one writes where it does.
+
+    To be called at its very start.
+    """
     launcher = os.getppid()
     _end_when(lambda: os.getppid() != launcher)
 
@@ -50,7 +53,7 @@ def end_with_fellows() -> None:
         return max(others.values()) >= _ZOMBIE_LOOKS and not _leaving.is_set()
 
     if others:
-        _end_when(died)
+        _end_when(died, _SAVING_SECONDS)
 
 
 def whole(save: Callable[..., Any]) -> Callable[..., Any]:
@@ -73,12 +76,14 @@ def leave() -> None:
     barrier()  # so that none sees another one gone before it knows that it may go
 
 
-def _end_when(lost: Callable[[], bool]) -> None:
+def _end_when(lost: Callable[[], bool], grace: float = 0) -> None:
+    """End this process once it is true; grace: seconds left for a checkpoint that is being written."""
+
     def watch() -> None:
         try:
             while not lost():
                 time.sleep(_LOOK_SECONDS)
-            _saving.acquire(timeout=_SAVING_SECONDS)
+            _saving.acquire(timeout=grace)
         finally:
             os._exit(1)
 
