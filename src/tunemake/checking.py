@@ -128,7 +128,9 @@ class Check:
                 choice = self._kept(stage, asked) or sizing.choose(asked, memory)
                 self._found.findings += sizing.findings(asked, memory, choice)
             except InputError as error:
-                self._found.findings += errors("batch", error.faults)
+                # Where it is the missing GPU that leaves it open, that is told.
+                absent = self._project.launch["on"] == "here" and needs_gpu(self._project.train) is not None
+                self._found.findings += [] if absent else errors("batch", error.faults)
         elif "effective_batch" in self._project.train:
             self._unparted = True
         self._found.memory = choice.get(sizing.WHY)

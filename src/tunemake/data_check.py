@@ -16,6 +16,7 @@ from tunemake.data_findings import data_findings
 from tunemake.data_statistics import measure
 from tunemake.faults import Fault, InputError, StageError
 from tunemake.findings import Finding, errors, unchecked
+from tunemake.launch_fit import devices
 from tunemake.leakage import Leakage
 from tunemake.leakage_findings import leakage_findings
 from tunemake.process import Event
@@ -90,7 +91,7 @@ class DataCheck:
         key = data.file.resolve(), tuple((name, tuple(prompts)) for name, prompts in probes.items())
         made = figures(
             data.samples, count, held_out, probes, texts=texts, words=words, training=self._project.train,
-            packing=self._project.data["packing"], leaked=self._leaks.get(key),
+            packing=self._project.data["packing"], devices=devices(self._project.launch), leaked=self._leaks.get(key),
         )  # fmt: skip
         self._leaks[key] = made.leakage
         return made

@@ -42,14 +42,15 @@ class Figures:
 def figures(
     train: Callable[[], Iterable[Sample]], count: int, held_out: Sequence[Sample], probes: Mapping[str, Sequence[str]],
     *, texts: TrainedTexts | None, words: Iterable[str], training: Mapping[str, Any], packing: bool,
-    leaked: Leakage | None = None,
+    devices: int = 1, leaked: Leakage | None = None,
 ) -> Figures:  # fmt: skip
     """Give the figures of data that is all made.
 
     train: opens the training samples, as many as count; they are read twice. probes: prompts by the probe's name.
     texts: counts tokens; None leaves them out. words: what is markup to the model. training: the table train of
-    project.toml; packing: data.packing. leaked: where it is known already; looking for it takes longest.
+    project.toml; packing: data.packing; devices: that train. leaked: where it is known already; looking for it takes
+    longest.
     """
     found = measure(train(), count, words, texts)
-    length = training_length(found, training, packing=packing)
+    length = training_length(found, training, packing=packing, devices=devices)
     return Figures(found, leaked or leakage(train(), count, held_out, probes), length, len(held_out))

@@ -15,7 +15,7 @@ def launch_faults(launch: Mapping[str, Any], where: str) -> Iterator[tuple[tuple
     """Give each fault with the path of its value. launch: the table with its defaults; where: the file's name."""
     if launch["on"] != "slurm":
         if launch["nodes"] > 1:
-            step = 'set on = "slurm" in [launch]; without Slurm a training has one node'
+            step = 'set on = "slurm" in [launch]'
             yield ("launch", "nodes"), Fault(where, "launch.nodes: more than one, without Slurm", next_step=step)
         return
     there, wanted = gpus_asked(launch["slurm"].get("gpus", 0)), launch["gpus"]

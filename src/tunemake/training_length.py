@@ -1,4 +1,4 @@
-"""How long a training is: rows, iterations, steps and passes over the data, as XTuner counts them on one device."""
+"""How long a training is: rows, iterations, steps and passes over the data, as XTuner counts them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tunemake.data_statistics import Statistics, packs
 
 @dataclass(frozen=True)
 class TrainingLength:
-    """rows: what XTuner takes `batch_size` of for an iteration: samples, or packs of them. epochs: passes over them.
+    """rows: samples or packs, `batch_size` of which a device takes for an iteration. epochs: passes over them.
 
     filled: the part of the packs' places that holds tokens; None without packing. padded: the part of what an
     iteration reads that is padding, on average; None with packing, and where tokens are not counted.
@@ -24,6 +24,7 @@ class TrainingLength:
     epochs: float
     filled: float | None = None
     padded: float | None = None
+    devices: int = 1
 
     def as_json(self) -> dict[str, Any]:
         """Give the numbers for machines."""
@@ -33,10 +34,13 @@ class TrainingLength:
         }  # fmt: skip
 
 
-def training_length(found: Statistics, train: Mapping[str, Any], *, packing: bool) -> TrainingLength:
-    """Give the length of a training on data; train: the table of project.toml. Without tokens, nothing is left out."""
+def training_length(found: Statistics, train: Mapping[str, Any], *, packing: bool, devices: int = 1) -> TrainingLength:
+    """Give the length of a training on data; train: the table of project.toml. Without tokens, nothing is left out.
+
+    devices: in all, each of which takes its part of the rows.
+    """
     rows, filled = _rows(found, packing=packing)
-    each = math.ceil(rows / train["batch_size"])
+    each = math.ceil(math.ceil(rows / devices) / train["batch_size"])
     if "steps" in train:
         iterations = train["steps"] * train["accumulation"]
         epochs = round(iterations / each, 2) if each else 0.0
@@ -45,7 +49,7 @@ def training_length(found: Statistics, train: Mapping[str, Any], *, packing: boo
     counted = found.tokens is not None and not packing and len(found.tokens.rows)
     padded = padding(found.tokens.rows, train["batch_size"]) if found.tokens is not None and counted else None
     steps = math.ceil(iterations / train["accumulation"])
-    return TrainingLength(rows, iterations, steps, epochs, filled, padded)
+    return TrainingLength(rows, iterations, steps, epochs, filled, padded, devices)
 
 
 def padding(lengths: Sequence[int], batch: int) -> float:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -27,8 +29,11 @@ def losses(project):
     return [json.loads(line)["loss"] for line in lines]
 
 
-def test_two_processes_come_to_what_one_comes_to_with_twice_the_samples(doubled):
+def test_two_processes_come_to_what_one_comes_to_with_twice_the_samples(doubled, tmp_path):
+    doubled.environment = {"TMPDIR": str(tmp_path)}
     doubled.built("adapter")
+    assert not list(tmp_path.glob("torchelastic_*"))
+    assert not (doubled.root / "build/default/train/.launcher").exists()
     apart, weights = losses(doubled), adapter(doubled)
     doubled.edit("gpus = 2", "gpus = 1")
     doubled.edit("batch_size = 2", "batch_size = 4")
@@ -104,11 +109,31 @@ def test_a_process_that_is_killed_ends_the_other_and_the_next_build_goes_on(doub
     process.send_signal(signal.SIGTERM)  # both processes save one checkpoint together
     told = process.communicate(timeout=60)[0]
     assert process.returncode == 143, told
-    assert "resuming from iter_" in told
+    resumed = int(re.search(r"resuming from iter_(\d+)\.pth", told)[1])
+    shown = [int(number) for number in re.findall(r"train (\d+)/4000", told)]
+    assert shown == sorted(shown)
+    assert shown[0] > resumed
     assert "the next build goes on from its newest checkpoint" in told
     wait_for(lambda: not processes_of(doubled.root / "build"))
     done = json.loads((work / "metrics.jsonl").read_text().splitlines()[-1])["iteration"]
     assert (work / f"iter_{done}.pth").exists()
+
+
+def test_a_launcher_that_is_killed_is_told_as_such_and_leaves_nothing(doubled):
+    doubled.edit("steps = 4", "steps = 4000")
+    process = doubled.start("doit", "train")
+    wait_for(lambda: any((work / "metrics.jsonl").exists() for work in doubled.work("train")))
+    (launcher,) = {parent_of(number) for number in ranks(doubled).values()}
+    os.kill(launcher, signal.SIGKILL)
+    told = process.communicate(timeout=60)[0]
+    assert process.returncode == 1, told
+    assert "train: torchrun, which had started its processes, was killed (signal 9); they were ended with it" in told
+    assert "Traceback" not in told
+    wait_for(lambda: not processes_of(doubled.root / "build"))
+
+
+def parent_of(process):
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def test_settings_of_deepspeed_in_a_file_and_what_is_wrong_with_them(project):

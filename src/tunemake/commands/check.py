@@ -97,8 +97,9 @@ def _section(checked: Checked) -> Iterator[str]:
     if checked.length is not None:
         length = checked.length
         told = f"{length.steps:,} steps, {length.iterations:,} iterations"
+        devices = "on one device" if length.devices == 1 else f"on {length.devices} devices"
         full = "" if length.filled is None else f" (packs, {length.filled:.1%} full)"
-        yield f"training  {told}: {length.rows:,} rows{full} × {length.epochs:g} epochs, on one device"
+        yield f"training  {told}: {length.rows:,} rows{full} × {length.epochs:g} epochs, {devices}"
     if checked.memory is not None:
         yield f"memory    {checked.memory}"
     if checked.writes:

@@ -50,13 +50,14 @@ class Launch:
         """Whether processes have to find each other; DeepSpeed wants that of a single one too."""
         return self.world > 1 or self.deepspeed is not None
 
-    def command(self, module: str, arguments: Sequence[str]) -> list[str]:
-        """Give the command that runs a module of XTuner's training."""
+    def command(self, module: str, arguments: Sequence[str], own: Path) -> list[str]:
+        """Give the command that runs a module of XTuner's training. own: a folder for what torchrun writes itself."""
         if not self.together:
             return [sys.executable, "-P", "-m", module, *arguments]
         meeting = ["--standalone"] if self.nodes is None else self.nodes.meeting()
         torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", *meeting]
-        torchrun += ["--nproc-per-node", str(self.processes), "-m", module, *arguments, "--launcher", "pytorch"]
+        torchrun += ["--nproc-per-node", str(self.processes), "--log-dir", str(own)]
+        torchrun += ["-m", module, *arguments, "--launcher", "pytorch"]
         if self.deepspeed is not None:
             torchrun += ["--deepspeed", str(self.deepspeed)]
         torchrun += [] if self.gpu else ["--cfg-options", *_ON_CPU]

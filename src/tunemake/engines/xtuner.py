@@ -24,7 +24,7 @@ TOKENS = "tokens.arrow"
 METHODS = ("full", "lora", "qlora")
 ROOT = "TUNEMAKE_ROOT"  # the environment variable that names the project's folder to a training
 PROCESS = "tunemake.engines.xtuner_process"  # the module that runs XTuner
-METRICS, ANSWERS, STOPPED = "metrics.jsonl", "answers.jsonl", ".stopped"
+METRICS, ANSWERS, STOPPED, LAUNCHER = "metrics.jsonl", "answers.jsonl", ".stopped", ".launcher"
 
 _ALONE = Launch()
 _OPTIMIZER = "_optim_states.pt"  # how DeepSpeed names each process's part of the optimizer
@@ -189,7 +189,8 @@ def without_length(values: Mapping[str, Any]) -> dict[str, Any]:
 def train_command(config: Path, work: Path, resume: Path | None, launch: Launch = _ALONE) -> list[str]:
     """Give the command that trains in `work`, from a checkpoint or from the start."""
     arguments = ["train", str(config), "--work-dir", str(work)]
-    return launch.command(PROCESS, [*arguments, *(["--resume", str(resume)] if resume is not None else [])])
+    arguments += ["--resume", str(resume)] if resume is not None else []
+    return launch.command(PROCESS, arguments, work / LAUNCHER)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -238,6 +239,7 @@ def remove_litter(folder: Path, last: Path) -> None:
     """
     for name in (CONFIG, "zero_to_fp32.py"):  # the latter a tool of DeepSpeed's
         (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / LAUNCHER, ignore_errors=True)
     for path in folder.glob("*.torn"):  # set aside when a killed training went on
         _remove(path)
     for path in folder.glob("*_*"):

@@ -13,6 +13,7 @@ from tunemake.contracts import Message
 from tunemake.data_figures import figures
 from tunemake.faults import ModelError
 from tunemake.json_lines import read_json_lines
+from tunemake.launch_fit import devices
 from tunemake.prompts import text_of
 from tunemake.samples import read_samples
 from tunemake.trained_text import TOKENIZER, TrainedTexts
@@ -103,7 +104,7 @@ def data(  # noqa: PLR0917 - each is another thing
     kept = list(read_samples(held_out))
     found = figures(
         lambda: read_samples(train), count, kept, probes, texts=_texts(model, template, told["data"]["max_length"]),
-        words=template["stop_words"], training=told, packing=told["data"]["packing"],
+        words=template["stop_words"], training=told, packing=told["data"]["packing"], devices=devices(told),
     )  # fmt: skip
     tokens = found.statistics.tokens
     return {

@@ -115,7 +115,8 @@ def _view(job: Job) -> Path:
 def _train(job: Job, folder: Path, launch: Launch, newest: Path | None) -> None:
     command = xtuner.train_command(job.inputs["config"] / xtuner.CONFIG, job.work, newest, launch)
     ended = threading.Event()
-    watcher = threading.Thread(target=_relay, args=(job, ended), daemon=True)
+    resumed = 0 if newest is None else xtuner.iteration_of(newest)
+    watcher = threading.Thread(target=_relay, args=(job, ended, resumed), daemon=True)
     watcher.start()
     asked = threading.Event()
 
@@ -156,6 +157,9 @@ def _train(job: Job, folder: Path, launch: Launch, newest: Path | None) -> None:
         told_since = log.read_bytes()[before:].decode(errors="replace")
         if (fault := launch.failure(told_since)) is not None:
             raise StageError(replace(fault, next_step=f"its log: {log.relative_to(job.root)}"))
+        if code == -signal.SIGKILL and launch.together:
+            what = "torchrun, which had started its processes, was killed (signal 9); they were ended with it"
+            raise StageError(Fault("train", what, next_step=f"its log: {log.relative_to(job.root)}"))
         sys.exit(code if code > 0 else 128 - code)  # as a shell does
 
 
@@ -198,19 +202,33 @@ def _finish(job: Job) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _relay(job: Job, ended: threading.Event) -> None:
-    """Turn the lines that the hooks write into progress and answers for whoever watches."""
-    shown, last = len(read_json_lines(job.work / xtuner.ANSWERS)), False
+def _relay(job: Job, ended: threading.Event, resumed: int) -> None:
+    """Turn the lines that the hooks write into progress and answers. resumed: the iteration that this run goes on from.
+
+    What an earlier run wrote tells nothing of this one; the training takes back what lies beyond its checkpoint.
+    """
+    metrics, answers = job.work / xtuner.METRICS, job.work / xtuner.ANSWERS
+    before, shown, last = {path: _inode(path) for path in (metrics, answers)}, 0, False
+
+    def written(path: Path) -> list[dict[str, Any]]:
+        if _inode(path) in {None, before[path]}:
+            return []
+        return [line for line in read_json_lines(path) if line["iteration"] > resumed]
+
     while not last:
         last = ended.wait(0.3)  # one more look after the end
-        lines, answers = read_json_lines(job.work / xtuner.METRICS), read_json_lines(job.work / xtuner.ANSWERS)
-        if lines:
+        if lines := written(metrics):
             speed = lines[-1]["tokens"] / max(lines[-1]["seconds"], 1e-9)
             text = f"loss {lines[-1]['loss']:.3f}  {speed:.0f} tokens/s"
             job.progress(lines[-1]["iteration"], lines[-1]["iterations"], text)
-        for answer in answers[shown:]:
+        told = written(answers)
+        for answer in told[shown:]:
             job.say(f"iteration {answer['iteration']}  {answer['prompt']} → {answer['answer']}")
-        shown = max(shown, len(answers))
+        shown = len(told)
+
+
+def _inode(path: Path) -> int | None:
+    return path.stat().st_ino if path.exists() else None
 
 
 def _need_gpu(value: str, what: str) -> None:

@@ -9,10 +9,12 @@ import pytest
 from tunemake.engines.job_nodes import JobNodes
 from tunemake.engines.launching import Launch
 
+OWN = Path("work/.launcher")
+
 
 def test_a_single_process_starts_as_it_is():
     launch = Launch()
-    assert launch.command("m", ["train", "c"]) == [sys.executable, "-P", "-m", "m", "train", "c"]
+    assert launch.command("m", ["train", "c"], OWN) == [sys.executable, "-P", "-m", "m", "train", "c"]
     assert launch.environment({"A": "b"}) == {"A": "b"}
     assert launch.failure("whatever") is None
 
@@ -26,7 +28,7 @@ def test_a_single_process_starts_as_it_is():
     ],
 )
 def test_several_processes_start_through_torchrun(launch, has, lacks):
-    told = " ".join(launch.command("m", ["train", "c"]))
+    told = " ".join(launch.command("m", ["train", "c"], OWN))
     assert "-m torch.distributed.run --standalone" in told
     assert all(part in told for part in has)
     assert not any(part in told for part in lacks)
@@ -38,7 +40,7 @@ NODES = JobNodes("7", count=2, host="gpu01", port=29000, cores="8")
 def test_several_nodes_start_a_torchrun_each_through_srun():
     launch = Launch(4, gpu=True, nodes=NODES)
     assert launch.world == 8
-    command = launch.command("m", ["train", "c"])
+    command = launch.command("m", ["train", "c"], OWN)
     srun, (shell, *torchrun) = command[: command.index("sh")], command[command.index("-c") + 1 :]
     assert srun[0] == "srun"
     assert {"--overlap", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--cpus-per-task=8"} <= set(srun)
