@@ -22,7 +22,7 @@ from tunemake.faults import Fault, InputError, ModelError
 from tunemake.findings import Finding, Severity, errors, unchecked
 from tunemake.job_request import lacking
 from tunemake.launch_fit import devices
-from tunemake.machine import gpu_findings, library_findings, needs_gpu, room_findings
+from tunemake.machine import absent_gpu, gpu_findings, library_findings, needs_gpu, room_findings
 from tunemake.project import Project, machine_environment
 from tunemake.questions import asked_again, questions_of, refuse_trained
 from tunemake.stage import Stage
@@ -128,8 +128,9 @@ class Check:
                 choice = self._kept(stage, asked) or sizing.choose(asked, memory)
                 self._found.findings += sizing.findings(asked, memory, choice)
             except InputError as error:
-                # Where it is the missing GPU that leaves it open, that is told.
-                absent = self._project.launch["on"] == "here" and needs_gpu(self._project.train) is not None
+                # Where it is a missing GPU that leaves it open, that is told with the machine.
+                here = self._project.launch["on"] == "here"
+                absent = here and absent_gpu(self._project.train, machine_environment()) is not None
                 self._found.findings += [] if absent else errors("batch", error.faults)
         elif "effective_batch" in self._project.train:
             self._unparted = True

@@ -88,11 +88,11 @@ def gpu_findings(train: Mapping[str, Any], gpus: int, environment: Mapping[str, 
     what = needs_gpu(train)
     if what is None:
         return
-    devices, version = cuda_devices(environment), installed_version("torch")
-    if devices == 0:
-        yield Finding("error", "no_gpu", no_gpu(*what))
+    if (fault := absent_gpu(train, environment)) is not None:
+        yield Finding("error", "no_gpu", fault)
         return
-    if devices is None:
+    version = installed_version("torch")
+    if there is None:
         yield unchecked(what[0], f"{what[1]} needs a CUDA GPU, and only torch can tell whether one is here")
     if version is not None and version.endswith("+cpu"):
         fault = Fault(what[0], f"{what[1]} needs a torch built for CUDA", got=f"torch {version}")
@@ -106,6 +106,12 @@ def needs_gpu(train: Mapping[str, Any]) -> tuple[str, str] | None:
     if train["precision"] != "float32":
         return "train.precision", str(train["precision"])
     return None
+
+
+def absent_gpu(train: Mapping[str, Any], environment: Mapping[str, str]) -> Fault | None:
+    """Give the fault of a training that needs a CUDA device where there is surely none; train: the table."""
+    what = needs_gpu(train)
+    return no_gpu(*what) if what is not None and cuda_devices(environment) == 0 else None
 
 
 def no_gpu(value: str, what: str) -> Fault:

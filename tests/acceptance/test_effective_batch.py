@@ -1,6 +1,7 @@
 """An effective batch: batch_size and accumulation chosen once, kept in tunemake.lock, and kept to elsewhere."""
 
 import json
+import os
 
 import pytest
 
@@ -108,3 +109,15 @@ def test_for_a_device_that_is_not_here_it_is_told_what_to_say(whole):
     assert done.code == 0, done.told()
     assert sizes(whole)[:2] == (12, 1)  # as a GPU is filled, by tokens
     assert " of 20.0 GB " in done.told()
+
+
+def test_a_device_that_does_not_tell_its_memory_is_asked_for_it(whole, tmp_path):
+    """A script speaks as the driver's tool does where it lists a card and knows nothing more of it."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text('#!/bin/sh\n[ "$1" = -L ] && echo "GPU 0: NVIDIA H200 (UUID: GPU-1)"\n')
+    tool.chmod(0o755)
+    whole.edit("lr = 1e-3", 'lr = 1e-3\nprecision = "bfloat16"')
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    for told in (whole.doit("config", PATH=path).told(), whole.run("tunemake", "check", PATH=path).told()):
+        assert "so what fits it cannot be told; say machine.memory, in GB" in told
+        assert "and none is here" not in told

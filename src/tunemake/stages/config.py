@@ -13,7 +13,7 @@ from tunemake.engines.memory import shape_of
 from tunemake.engines.sizing import Training
 from tunemake.faults import Fault, InputError, ModelError, did_you_mean
 from tunemake.launch_fit import devices
-from tunemake.machine import Memory, device_memory, needs_gpu, no_gpu
+from tunemake.machine import Memory, absent_gpu, device_memory
 from tunemake.plugins import installed_version
 from tunemake.project import machine_environment
 from tunemake.stages import Job
@@ -68,10 +68,9 @@ def _chosen(job: Job, facts: Mapping[str, Any]) -> sizing.Choice:
     if (before := sizing.kept(asked, job.runtime["choices"], made)) is not None:
         job.say(f"{before[sizing.WHY]}, as tunemake.lock has it")
         return before
-    if job.runtime["on"] == "here" and asked.share is not None and memory.size is None:
-        needs = needs_gpu(asked.train)
-        if needs is not None:
-            raise InputError(no_gpu(*needs))
+    here, parted = job.runtime["on"] == "here", asked.share is not None and memory.size is None
+    if here and parted and (fault := absent_gpu(asked.train, machine_environment())) is not None:
+        raise InputError(fault)
     choice = sizing.choose(asked, memory)
     if choice:
         job.say(choice[sizing.WHY])

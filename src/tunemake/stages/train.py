@@ -22,7 +22,7 @@ from tunemake.engines.launching import Launch
 from tunemake.engines.trackers import FOLDER, missing
 from tunemake.faults import Fault, StageError
 from tunemake.json_lines import read_json_lines
-from tunemake.machine import cuda_devices, few_gpus, needs_gpu, no_deepspeed, no_gpu, old_bitsandbytes
+from tunemake.machine import absent_gpu, cuda_devices, few_gpus, needs_gpu, no_deepspeed, no_gpu, old_bitsandbytes
 from tunemake.plugins import Plugins, installed_version
 from tunemake.project import machine_environment
 from tunemake.questions import questions_of, refuse_trained
@@ -42,8 +42,8 @@ def run(job: Job) -> dict[str, Any]:
     """
     questions = {where: questions_of(job.root, told, where) for where, told in job.runtime["questions"].items()}
     refuse_trained(questions, samples_file(job.inputs["data"], TRAIN))
-    if (needs := needs_gpu(job.parameters)) is not None and cuda_devices(os.environ) == 0:
-        raise StageError(no_gpu(*needs))
+    if (fault := absent_gpu(job.parameters, os.environ)) is not None:
+        raise StageError(fault)
     if job.parameters["method"] == "qlora" and (old := old_bitsandbytes(sys.executable)) is not None:
         raise StageError(old)
     if absent := missing(job.runtime["trackers"]):
