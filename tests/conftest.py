@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,18 @@ def bitsandbytes(request):
             subprocess.run([*pip, "bitsandbytes==0.50.2"], check=True)
             (kept / "whole").touch()
     return kept / "site"
+
+
+@pytest.fixture(autouse=True)
+def _no_threads_of_other_tests():
+    """End with each thread that ran our code: what it does later, it does in the midst of another test."""
+    before = set(threading.enumerate())
+    yield
+    for thread in set(threading.enumerate()) - before:
+        module = getattr(getattr(thread, "_target", None), "__module__", "") or ""
+        if module.partition(".")[0] == "tunemake" or module.startswith("test_"):
+            thread.join(10)
+            assert not thread.is_alive(), f"{thread.name} of {module} goes on after the test"
 
 
 @pytest.fixture(autouse=True)

@@ -255,6 +255,7 @@ def test_a_store_that_cannot_be_reached_is_told_once_and_never_names_a_secret(tm
 def test_a_server_that_never_answers_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # the question that is given up ends with its server
     store, told = make(tmp_path / "one", ADAPTER, FILES), []
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
