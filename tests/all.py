@@ -9,7 +9,7 @@ STEPS = (
     ("ruff", "check"),
     ("ruff", "format", "--check"),
     ("mypy",),
-    ("pytest", "-n", "2", "--dist", "worksteal", "-m", "not main_job and not nightly"),
+    ("pytest", "-n", "3", "--dist", "worksteal", "-m", "not main_job and not nightly"),
     ("pytest", "-m", "main_job"),  # alone, with all cores as a user's build has them
 )
 

@@ -1,4 +1,4 @@
-"""What a training need not import before it begins: models of images and torch's compiler; seconds in all.
+"""What a training need not import before it begins: models of images, torch's compiler, plots; seconds in all.
 
 Each is imported once something of it is called. Some trainings do use the compiler: torch's own activation
 checkpointing and its data parallel import it.
@@ -14,7 +14,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from typing import Any
 
 # transformers and XTuner import these whatever is trained, and with them torchvision, scipy and matplotlib.
@@ -116,6 +116,37 @@ def _names_of_pixels(module: types.ModuleType) -> Iterator[None]:
 
 
 @contextmanager
+def _plot_when_drawn(module: types.ModuleType) -> Iterator[None]:
+    """Keep matplotlib out: mmengine begins a plot with every training, and draws nothing in it but images."""
+    yield
+    begin = module.Visualizer._initialize_fig
+
+    def later(self: Any, config: Any) -> tuple[Any, ...]:
+        parts = cache(lambda: begin(self, config))
+        canvas, figure, axes = (_WhenAsked(partial(_at, parts, place)) for place in range(3))
+        # Asked for once as the visualizer is made, which has the property below instead.
+        vars(figure)["get_dpi"] = partial(vars(figure).pop, "get_dpi")
+        return canvas, figure, axes
+
+    module.Visualizer._initialize_fig = later
+    module.Visualizer.dpi = property(lambda self: self.fig_save.dpi, lambda _self, _told: None)
+
+
+def _at(parts: Callable[[], tuple[Any, ...]], place: int) -> Any:
+    return parts()[place]
+
+
+class _WhenAsked:
+    """Has the attributes of an object that is made once one of them is wanted."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._make(), name)
+
+
+@contextmanager
 def _curve_when_called(module: types.ModuleType) -> Iterator[None]:
     """Keep scikit-learn out, wherever it is installed: only answers with the help of a second model need it."""
     with _not_there("_sklearn_available") as there:
@@ -197,6 +228,7 @@ def _stepping(method: Any) -> Callable[..., Any]:
 _AROUND = {
     "bitsandbytes.backends.default.ops": _compiled_when_called,
     "mmengine.optim": _optimizer_without_compiler,
+    "mmengine.visualization.visualizer": _plot_when_drawn,
     "transformers.generation.candidate_generator": _curve_when_called,
     "transformers.image_utils": _names_of_pixels,
 }

@@ -32,6 +32,8 @@ optimizer = torch.optim.AdamW([weight], lr=0.1)
 weight.sum().backward()
 optimizer.step()
 optimizer.zero_grad()
+from mmengine.visualization import Visualizer
+Visualizer.get_instance("it", vis_backends=[dict(type="LocalVisBackend")], save_dir=".")
 unwanted = ("torchvision", "scipy", "matplotlib", "skimage", "torch._dynamo", "torch._inductor")
 print(*[name for name in unwanted if name in sys.modules])
 """
@@ -80,6 +82,21 @@ print(before, is_torchvision_available(), len(modes), modes[Resampling.BICUBIC].
 print(hasattr(image_utils, "nothing"), image_utils.InterpolationMode.__name__)
 """
     assert told(code) == ["False", "True", "6", "bicubic", "False", "InterpolationMode"]
+
+
+def test_mmengine_draws_what_it_is_told_to():
+    code = """
+import numpy
+from mmengine.visualization import Visualizer
+first = Visualizer()
+print("matplotlib" in sys.modules)
+first.set_image(numpy.zeros((20, 30, 3), dtype="uint8"))
+first.draw_bboxes(numpy.array([[5, 5, 15, 15]]), edge_colors="w")
+second = Visualizer(image=numpy.full((4, 6, 3), 200, dtype="uint8"))
+drawn = first.get_image()
+print(*drawn.shape, drawn.max() > 200, second.get_image().mean(), first.dpi == second.dpi == first.fig_save.get_dpi())
+"""
+    assert told(code) == ["False", "20", "30", "3", "True", "200.0", "True"]
 
 
 def test_scikit_learn_is_imported_where_a_second_model_helps(tmp_path):

@@ -27,6 +27,7 @@ from tunemake.plugins import Plugins, installed_version
 from tunemake.project import machine_environment
 from tunemake.questions import questions_of, refuse_trained
 from tunemake.samples import read_samples
+from tunemake.shares import without_torch
 from tunemake.stages import LOG, Job, export
 from tunemake.stages.data import TRAIN, samples_file
 
@@ -86,6 +87,7 @@ def _check(job: Job) -> None:
     if (needs := needs_gpu(job.parameters)) is not None:
         _need_gpu(*needs)
     told, root = job.runtime["template"], job.root
+    os.environ.update(without_torch(job.inputs["base"] / "model", trusted=told["trust_remote_code"]))
     plugins = Plugins(root, told["plugins"], Digests(root / DIGESTS))
     found = template_fit.find(
         job.inputs["base"] / "model", told["prompt_template"], told["is"],
