@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
 from tunemake.digests import sha256_of_json
 
+# What is 1 where parameters do not tell it: so a training on one device is the same as before there could be more.
+ONE = ("gpus", "nodes")
+_FEW = 2  # files of one folder that are told by name
 _RENDERED = ("config/decides.py changed", "config/extends.py changed", "config/extends.py is new")
 
 
@@ -52,7 +55,7 @@ def reasons(before: Mapping[str, Any] | None, now: Decides, titles: Mapping[str,
         told.append(f"tunemake makes {now.stage} differently: version {before['stage_version']} → {now.version}")
     told += [
         f"{_title(name, titles)}: {short(old)} → {short(new)}"
-        for name, old, new in differences(before["parameters"], now.parameters)
+        for name, old, new in differences(*_with_ones(before["parameters"], now.parameters))
     ]
     for kind, verb in (("inputs", "changed"), ("sources", "changed"), ("code", "code changed")):
         told += _file_differences(before.get(kind, {}), getattr(now, kind), verb)
@@ -83,10 +86,25 @@ def _by_name(value: Any) -> dict[str, Any]:
     return found if len(found) == len(value) else {}
 
 
+def _with_ones(*tables: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    told = {name: 1 for name in ONE if any(name in table for table in tables)}
+    return [told | dict(table) for table in tables]
+
+
 def _file_differences(old: Mapping[str, str], new: Mapping[str, str], verb: str) -> list[str]:
-    told = [f"{name} {verb}" for name in old if name in new and old[name] != new[name]]
-    told += [f"{name} is new" for name in new if name not in old]
-    return told + [f"{name} is gone" for name in old if name not in new]
+    told = [f"{name} {verb}" for name in _by_folder(name for name in old if name in new and old[name] != new[name])]
+    told += [f"{name} is new" for name in _by_folder(name for name in new if name not in old)]
+    return told + [f"{name} is gone" for name in _by_folder(name for name in old if name not in new)]
+
+
+def _by_folder(names: Iterable[str]) -> Iterator[str]:
+    """Give names of files; a folder and their number where they are many, as those of a checkpoint's shards are."""
+    folders: dict[str, list[str]] = {}
+    for name in names:
+        folder, _, _ = name.rpartition("/")
+        folders.setdefault(folder if "/" in folder else name, []).append(name)
+    for folder, inside in folders.items():
+        yield from inside if len(inside) <= _FEW else [f"{folder} ({len(inside)} files)"]
 
 
 def _title(name: str, titles: Mapping[str, str] | None) -> str:

@@ -30,7 +30,7 @@ class TrainingLength:
         """Give the numbers for machines."""
         return {
             "rows": self.rows, "iterations": self.iterations, "steps": self.steps, "epochs": self.epochs,
-            "filled": self.filled, "padded": self.padded,
+            "filled": self.filled, "padded": self.padded, "devices": self.devices,
         }  # fmt: skip
 
 

@@ -219,7 +219,7 @@ def test_steps_are_told_in_passes_over_the_data(project):
     project.edit("epochs = 2", "steps = 2")
     found, numbers = project.found("part_of_the_data", "note")
     length = {name: number for name, number in numbers["training"].items() if name != "padded"}
-    assert length == {"rows": 36, "iterations": 4, "steps": 2, "epochs": 0.44, "filled": None}
+    assert length == {"rows": 36, "iterations": 4, "steps": 2, "epochs": 0.44, "filled": None, "devices": 1}
     assert "about 16 of 36 are trained on" in found["next_step"]
 
 
@@ -437,7 +437,7 @@ def test_keys_for_machines_stay(project):
     ]  # fmt: skip
     assert list(variant["data"]["tokens"]["lengths"]) == ["median", "p90", "p99", "longest"]
     assert variant["datasets"] == {"talk": {"samples": 40, "unique": 40, "rejected": 0}}
-    assert list(variant["training"]) == ["rows", "iterations", "steps", "epochs", "filled", "padded"]
+    assert list(variant["training"]) == ["rows", "iterations", "steps", "epochs", "filled", "padded", "devices"]
     assert list(variant["disk"]["writes"]) == ["checkpoints", "adapter", "merged model"]
     project.edit("max_length = 200", "max_length = 40")
     finding, _ = project.found("cut", "warning")

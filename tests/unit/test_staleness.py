@@ -29,6 +29,22 @@ def test_files_that_changed_came_or_went_are_named():
     ]  # fmt: skip
 
 
+def test_the_shards_of_a_checkpoint_are_told_by_their_folder():
+    folder, shards = "train/iter_4.pth", {f"train/iter_4.pth/rank_{n}.pt": "a" for n in range(3)}
+    before = Decides("adapter", 1, {}, {"train/last_checkpoint": "a", **shards})
+    now = Decides("adapter", 1, {}, {"train/last_checkpoint": "b", "train/iter_8.pth/rank_0.pt": "c"})
+    assert reasons(record_of(before), now) == [
+        "train/last_checkpoint changed", "train/iter_8.pth/rank_0.pt is new", f"{folder} (3 files) is gone",
+    ]  # fmt: skip
+
+
+def test_devices_that_no_parameter_tells_are_one():
+    one, two = Decides("train", 1, {"lr": 0.1}), Decides("train", 1, {"lr": 0.1, "gpus": 2, "nodes": 3})
+    titles = {"gpus": "launch.gpus"}
+    assert reasons(record_of(one), two, titles) == ["launch.gpus: 1 → 2", "nodes: 1 → 3"]
+    assert reasons(record_of(two), one, titles) == ["launch.gpus: 2 → 1", "nodes: 3 → 1"]
+
+
 def test_nothing_recorded_and_a_new_version():
     assert reasons(None, BASE) == ["not built yet"]
     now = Decides("train", 2, BASE.parameters, BASE.inputs, BASE.sources, BASE.code)
