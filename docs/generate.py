@@ -9,11 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tunemake import cli
+from tunemake import arguments
 from tunemake.commands.options import options_of
 from tunemake.contracts import Message
 from tunemake.digests import Digests
-from tunemake.plugins import DATASETS, PROBES, PROMPTS, Plugins
+from tunemake.plugin import DATASETS, PROBES, PROMPTS
+from tunemake.plugins import Plugins
 from tunemake.prompts import text_of
 from tunemake.schema import decided, load_schema, value_classes, with_defaults
 
@@ -40,7 +41,7 @@ def pages() -> dict[str, str]:
         "generators.md": ("the generators' own `parameters`", _generators(plugins)),
         "probes.md": ("the probes' own `parameters`", _probes(plugins)),
         "prompts.md": ("schemas/ and the prompt templates", _prompts(plugins)),
-        "commands.md": ("src/tunemake/cli.py", _commands()),
+        "commands.md": ("src/tunemake/arguments.py", _commands()),
     }
     return {name: "\n".join([_NOTE.format(source), *lines]).rstrip() + "\n" for name, (source, lines) in made.items()}
 
@@ -126,7 +127,7 @@ def _commands() -> Iterator[str]:
     yield "# Commands\n"
     yield "`doit` builds; `tunemake` does the rest. Exit codes: 0 done, 1 a stage failed, 2 the input is wrong, 3 a bug"
     yield "of tunemake's, 130 and 143 interrupted.\n"
-    parser = cli._parser()  # noqa: SLF001 - the parser is no use to anyone else
+    parser = arguments.parser()
     yield from _help("tunemake", parser)
     (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))  # noqa: SLF001
     for name, command in commands.choices.items():

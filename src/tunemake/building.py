@@ -5,54 +5,37 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
-from tunemake import __version__, models
+from tunemake import __version__
 from tunemake.artifacts import RECORD, Made, commit, elsewhere, read_record
-from tunemake.digests import Digests, sha256_of_file
-from tunemake.engines import sizing, xtuner
+from tunemake.deciding import Deciding, Taken
+from tunemake.digests import sha256_of_file
+from tunemake.engines import sizing
 from tunemake.extension import take_over, why_anew
 from tunemake.faults import Fault, InputError, StageError, StoppedError
-from tunemake.glance import look_at
-from tunemake.plugins import Plugins, installed_version
+from tunemake.plugin import installed_version
+from tunemake.plugins import Plugins
 from tunemake.process import Event, RunStage, run_stage
 from tunemake.project import Project
 from tunemake.remote_store import RemoteStore
 from tunemake.shares import Share, share, threads, without_torch
 from tunemake.slurm import Slurm, refuse_its_job
-from tunemake.stage import Need, Stage
+from tunemake.stage import Stage
 from tunemake.stages import Job
 from tunemake.staleness import Decides, reasons
 from tunemake.store import Store
 from tunemake.withholding import after, gate_of, needed, verdict, withheld_by
 
-Stamp = tuple[int, int, int]
 _HEAVY = (
     "torch", "transformers", "peft", "datasets", "xtuner", "mmengine", "bitsandbytes", "tokenizers", "numpy", "pyarrow",
     "liger-kernel", "deepspeed", "triton",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Taken:
-    """Where the content lies that a fingerprint was taken of.
-
-    inputs: by role, the artifact's folder in the store, which a link may leave at any time. files: those that are read,
-    there and outside of the build, each with its size, time of change and inode, and its digest.
-    """
-
-    inputs: Mapping[str, Path]
-    files: Mapping[Path, tuple[Stamp, str]]
-
-    def changed(self, digests: Digests) -> list[Path]:
-        """Name the files that are no longer as they were; the time may be put back, the content tells."""
-        return [path for path, (stamp, digest) in self.files.items()
-                if _stamp(path) != stamp or digests.of(path) != digest]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -86,6 +69,7 @@ class Builder:
         self.root = self.project.root
         self.projects = {project.variant.name: project for project in projects}
         self.stages = {stage.name: stage for stage in made}
+        self._deciding = Deciding(self.root, self.stages, plugins, store.digests)
         told = self.project.store
         self.remote = RemoteStore(told["url"], checkpoints=told["checkpoints"]) if "url" in told else None
 
@@ -95,7 +79,7 @@ class Builder:
         moved: artifacts, by stage, that other stages' links will lead to by then.
         """
         stage = self.stages[name]
-        decides, taken = self._decides(stage, moved or {})
+        decides, taken = self._deciding.of(stage, moved or {})
         why, in_store = self._why(stage, decides)
         return State(decides, taken, why, in_store)
 
@@ -307,92 +291,17 @@ class Builder:
 
     def _refuse_changed(self, stage: Stage, taken: Taken, when: str) -> None:
         """Refuse what may be made from files other than those that were digested."""
-        if changed := taken.changed(self.store.digests):
-            raise StageError([Fault(stage.name, f"{self._portable(path)} changed {when}", next_step="run doit again")
-                              for path in changed])  # fmt: skip
+        changed = [self._deciding.portable(path) for path in taken.changed(self.store.digests)]
+        if changed:
+            raise StageError(
+                Fault(stage.name, f"{name} changed {when}", next_step="run doit again") for name in changed
+            )
 
     def _log(self, stage: Stage, decides: Decides, made: Made) -> None:
         line = {"stage": stage.name, "artifact": decides.folder_name, "started": made.started, "seconds": made.seconds,
                 "record": sha256_of_file(self.store.entry(decides) / RECORD)}  # fmt: skip
         with (self.store.build / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-    def _decides(self, stage: Stage, moved: Mapping[str, Path]) -> tuple[Decides, Taken]:
-        """Digest what decides a stage's content; give the digests, and where the content lies."""
-        inputs: dict[str, str] = {}
-        folders = {role: moved.get(need.stage, self.root / self.stages[need.stage].link).resolve()
-                   for role, need in stage.needs.items()}  # fmt: skip
-        for role, need in stage.needs.items():
-            look_at(self.root / self.stages[need.stage].link)
-            inputs |= {f"{role}/{name}": digest for name, digest in _taken(stage, need, folders[role]).items()}
-        code: dict[str, Path] = {}
-        if stage.generator is not None:
-            code = self.plugins.code(stage.generator, stage.parameters["parameters"])
-        for probe in stage.asked:
-            code |= self.plugins.probe_code(probe["kind"])
-        sources = self._sources(stage)
-        found = {path: digest for folder in folders.values() for path, digest in _linked(folder)}
-        found |= {folders[role] / name: digest for role, need in stage.needs.items()
-                  for name, digest in _taken(stage, need, folders[role]).items()
-                  if (folders[role] / name).is_file()}  # fmt: skip
-        stamps = {path: _stamp(path) for path in (*code.values(), *sources.values(), *found)}
-        of_sources, of_code = self._digests_of(sources), self._digests_of(code)
-        found |= {path: of_sources[name] for name, path in sources.items()}
-        found |= {path: of_code[name] for name, path in code.items()}
-        decides = Decides(stage.kind, stage.version, stage.parameters, inputs, of_sources, of_code)
-        return decides, Taken(folders, {path: (stamp, found[path]) for path, stamp in stamps.items()})
-
-    def _digests_of(self, files: Mapping[str, Path]) -> dict[str, str]:
-        return dict(zip(files, self.store.digests.of_many(files.values()), strict=True))
-
-    def _sources(self, stage: Stage) -> dict[str, Path]:
-        files = {name: self._source(name) for name in stage.sources}
-        if stage.generator is not None:
-            given = self.plugins.inputs(stage.generator, stage.parameters["parameters"])
-            files |= {self._portable(path): path for path in given}
-        for probe in stage.asked:
-            given = self.plugins.probe_inputs(probe["kind"], probe["parameters"])
-            files |= {self._portable(path): path for path in given}
-        if stage.folder is not None:
-            folder = (self.root / stage.folder).resolve()
-            read = [*models.model_files(folder), *models.legal_files(folder)]
-            files |= {f"{stage.folder}/{path.relative_to(folder)}": path for path in read}
-        told = f"not found; {stage.name} reads it"
-        missing = [Fault(name, told) for name, path in files.items() if not path.is_file()]
-        if missing:
-            raise InputError(missing)
-        return files
-
-    def _source(self, name: str) -> Path:
-        return xtuner.source_path(name, self.root) if xtuner.is_source(name) else self.root / name
-
-    def _portable(self, path: Path) -> str:
-        return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else path.name
-
-
-def _taken(stage: Stage, need: Need, folder: Path) -> dict[str, str]:
-    """Give the digests of the files that a stage takes from an artifact; of one that decides nothing, none."""
-    if not need.files:
-        return {}
-    record = read_record(folder)
-    if record is None:
-        raise InputError(Fault(stage.name, f"needs {need.stage}", next_step=f"run doit {need.stage}"))
-    return {name: record["outputs"][name]["sha256"] for name in record["outputs"] if need.takes(name)}
-
-
-def _linked(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Give the files of a base model, which may be the user's, with the digests that were recorded of them."""
-    outputs = (read_record(folder) or {"outputs": {}})["outputs"]
-    for name in (name for name in outputs if name.startswith("model/") and (folder / name).is_file()):
-        yield (folder / name).resolve(), outputs[name]["sha256"]
-
-
-def _stamp(path: Path) -> Stamp:
-    try:
-        stat = path.stat()
-    except OSError:
-        return (0, 0, 0)
-    return stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
 def _stopped(stage: Stage, work: Path, error: StoppedError) -> StoppedError:

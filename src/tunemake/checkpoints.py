@@ -15,7 +15,7 @@ from typing import Any
 
 from tunemake.faults import Fault, StageError
 from tunemake.model_folder import DTYPE_NAMES
-from tunemake.plugins import installed_version
+from tunemake.plugin import installed_version
 from tunemake.tensors import Files, Tensor
 
 BLOCK = 262_144  # values

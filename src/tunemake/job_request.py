@@ -11,7 +11,7 @@ from typing import Any
 from tunemake.digests import sha256_of_bytes
 from tunemake.faults import Fault
 from tunemake.job_end import WARNING
-from tunemake.plugins import installed_version
+from tunemake.plugin import installed_version
 
 _OWN = ("partition", "time", "gpus", "constraint")
 _UNITS = (86_400, 3_600, 60, 1)

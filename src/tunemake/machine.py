@@ -14,7 +14,7 @@ from typing import Any
 
 from tunemake.faults import Fault
 from tunemake.findings import Finding, errors, unchecked
-from tunemake.plugins import installed_version
+from tunemake.plugin import installed_version
 
 _OLDEST_BITSANDBYTES = (0, 48)
 _OLDEST_ON_CPU = (0, 50)

@@ -1,16 +1,14 @@
-"""Entry points to checked plugins; the only user of importlib.metadata."""
+"""Entry points to checked plugins."""
 
 from __future__ import annotations
 
 import glob
-import importlib.util
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
-from importlib.machinery import ModuleSpec
-from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +17,16 @@ from tunemake.contracts import Downloads, Generator, GeneratorError, Probe, Read
 from tunemake.digests import Digests, replace_text, sha256_of_json
 from tunemake.faults import Fault, PluginError, TunemakeError, did_you_mean
 from tunemake.glance import look_at
+from tunemake.plugin import DATASETS, KINDS, OWN, PROBES, PROMPTS, Plugin
 from tunemake.plugin_contract import Use, check_generator, check_probe, check_template, inputs_of, uses_of
 from tunemake.plugin_files import (
     imported_files,
     let_import,
-    own_generators,
     own_module,
-    own_probes,
-    own_prompts,
     place_in,
 )
 
-DATASETS, PROMPTS, PROBES = "tunemake.datasets", "tunemake.prompts", "tunemake.probes"
 _DEEPEST = 20  # generators that use generators
-_OWN: dict[str, Callable[[Path], dict[str, Any]]] = {
-    DATASETS: own_generators, PROMPTS: own_prompts, PROBES: own_probes,
-}  # fmt: skip
-KINDS = {DATASETS: "dataset generator", PROMPTS: "prompt template", PROBES: "probe"}
 
 
 @dataclass(frozen=True)
@@ -46,63 +37,6 @@ class GeneratorFacts:
     needs_base: bool
     reads_files: bool
     uses_others: bool
-
-
-@dataclass(frozen=True)
-class Plugin:
-    """A plugin found but not yet imported: of a distribution, or in a file of the project, named own there."""
-
-    name: str
-    group: str
-    entry_point: EntryPoint | None = None
-    file: Path | None = None
-    own: str = ""
-
-    @cached_property
-    def origin(self) -> str:
-        """Give its distribution with the version, or the project's own file; read only when asked, for it costs."""
-        if self.entry_point is None:
-            return self.own
-        distribution = self.entry_point.dist
-        return f"{distribution.name} {distribution.version}" if distribution else self.entry_point.value
-
-    @property
-    def distribution(self) -> str:
-        """Name the distribution that it comes from; of the project's own file, the file."""
-        return self.origin.partition(" ")[0]
-
-    @property
-    def title(self) -> str:
-        """Say what it is and where it comes from, for messages."""
-        return f"{KINDS[self.group]} {self.name} ({self.origin})"
-
-    def code(self) -> list[Path]:
-        """Give the files whose content is the plugin's code: the project's file, or its whole top-level package."""
-        if self.file is not None:
-            return [self.file]
-        assert self.entry_point is not None
-        top = _package(self.entry_point.module)
-        if top is None or top.origin is None:
-            raise PluginError(Fault(self.title, f"module {self.entry_point.module} not found"))
-        origin = Path(top.origin)
-        if not top.submodule_search_locations:
-            # Modules beside one in a namespace package may be of its code; those beside a module of its own are not.
-            return sorted(origin.parent.glob("*.py")) if "." in top.name else [origin]
-        files = (path for path in origin.parent.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-        return sorted(files)
-
-    def load(self) -> Any:
-        """Import the plugin and give its object; raises PluginError naming the distribution and the cause."""
-        try:
-            if self.file is not None:
-                return _OWN[self.group](self.file)[self.name]
-            assert self.entry_point is not None
-            return self.entry_point.load()
-        except TunemakeError:
-            raise
-        except (Exception, SystemExit) as error:  # a stranger's module can raise anything at import
-            cause = f"cannot be imported: {type(error).__name__}: {error}"
-            raise PluginError(Fault(self.title, cause)) from error
 
 
 class Plugins:
@@ -133,7 +67,7 @@ class Plugins:
         """Give the plugins of the project's own files; several of a name where files offer different ones."""
         offered: dict[str, list[tuple[Any, Plugin]]] = {}
         for file in self._files:
-            for name, thing in _OWN[group](self._root / file).items():
+            for name, thing in OWN[group](self._root / file).items():
                 others = offered.setdefault(name, [])
                 if thing not in [other for other, _ in others]:  # a template may be imported from one into another
                     others.append((thing, Plugin(name, group, file=self._root / file, own=file)))
@@ -174,27 +108,20 @@ class Plugins:
 
     def code_digests(self, plugin: Plugin) -> dict[str, str]:
         """Give the digest of each file of a plugin's code, by name as seen from its package or the project."""
-        files = self._code(plugin)
+        files = plugin.code_below(self._root)
         return dict(zip(files, self._digests.of_many(files.values()), strict=True))
 
     def code(self, name: str, parameters: Mapping[str, Any]) -> dict[str, Path]:
         """Give the code files of a generator and of all that it stands on, by name as in code_digests."""
         found: dict[str, Path] = {}
         for used, _ in self.used(name, parameters):
-            found |= self._code(self.get(DATASETS, used))
+            found |= self.get(DATASETS, used).code_below(self._root)
         return found
-
-    def _code(self, plugin: Plugin) -> dict[str, Path]:
-        files = plugin.code()
-        if plugin.file is not None:
-            files += imported_files(plugin.file, self._root)
-        home = self._root if plugin.file else files[0].parent if len(files) == 1 else _common(files)
-        return {str(file.relative_to(home)) if file.is_relative_to(home) else file.name: file for file in files}
 
     def generator(self, name: str) -> Generator:
         """Import a generator and check it against its contract."""
         plugin = self.get(DATASETS, name)
-        made = _made(plugin)
+        made = plugin.made()
         if plugin not in self._checked:
             check_generator(plugin.title, made)
             self._checked.add(plugin)
@@ -203,7 +130,7 @@ class Plugins:
     def probe(self, name: str) -> Probe:
         """Import a probe and check it against its contract."""
         plugin = self.get(PROBES, name)
-        made = _made(plugin)
+        made = plugin.made()
         if plugin not in self._checked:
             check_probe(plugin.title, made)
             self._checked.add(plugin)
@@ -220,7 +147,7 @@ class Plugins:
         Of those that ship, the module and what it imports of its package: the others beside it decide no score.
         """
         plugin = self.get(PROBES, name)
-        code = self._code(plugin)
+        code = plugin.code_below(self._root)
         if plugin.distribution != "tunemake" or plugin.entry_point is None:
             return code
         files = {path: told for told, path in code.items()}
@@ -378,7 +305,7 @@ class Plugins:
     def prompt_template(self, name: str) -> dict[str, Any]:
         """Give a prompt template, checked against its schema and with defaults filled in."""
         plugin = self.get(PROMPTS, name)
-        template = _made(plugin)
+        template = plugin.made()
         shape = schema.load_schema("prompt_template.schema.json")
         try:
             key = self._mark(sha256_of_json(["prompt", template, shape]))
@@ -395,7 +322,7 @@ class Plugins:
     def template_as_written(self, name: str) -> Mapping[str, Any]:
         """Give a prompt template as its author wrote it, checked against its schema."""
         plugin = self.get(PROMPTS, name)
-        template: Mapping[str, Any] = _made(plugin)
+        template: Mapping[str, Any] = plugin.made()
         check_template(plugin.title, template, schema.load_schema("prompt_template.schema.json"))
         return template
 
@@ -406,24 +333,6 @@ class Plugins:
     def _write(mark: Path, text: str) -> None:
         with suppress(OSError):  # a full disk, a read-only folder: then it is checked again each time
             replace_text(mark, text)
-
-
-def installed_version(distribution: str) -> str | None:
-    """Give the version of an installed distribution, or None."""
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
-
-
-def _package(module: str) -> ModuleSpec | None:
-    """Find a module's top-level package; of a namespace package, which has no file, the first below that has one."""
-    names = module.split(".")
-    for depth in range(1, len(names) + 1):
-        spec = importlib.util.find_spec(".".join(names[:depth]))
-        if spec is None or spec.origin is not None:
-            return spec
-    return None
 
 
 def _alone(method: Callable[[Any], bool], parameters: Mapping[str, Any]) -> list[bool]:
@@ -443,20 +352,3 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, Mapping | list):
         for item in value.values() if isinstance(value, Mapping) else value:
             yield from _texts(item)
-
-
-def _made(plugin: Plugin) -> Any:
-    """Give the plugin's object; where a class or a function gives it, what that gives."""
-    thing = plugin.load()
-    try:
-        return thing() if isinstance(thing, type) or (plugin.group == PROMPTS and callable(thing)) else thing
-    except Exception as error:  # a stranger's code can raise anything
-        what = f"cannot be made: {type(error).__name__}: {error}"
-        raise PluginError(Fault(plugin.title, what)) from error
-
-
-def _common(files: list[Path]) -> Path:
-    top = files[0].parent
-    while not all(file.is_relative_to(top) for file in files):
-        top = top.parent
-    return top.parent

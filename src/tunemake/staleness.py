@@ -86,9 +86,9 @@ def _by_name(value: Any) -> dict[str, Any]:
     return found if len(found) == len(value) else {}
 
 
-def _with_ones(*tables: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    told = {name: 1 for name in ONE if any(name in table for table in tables)}
-    return [told | dict(table) for table in tables]
+def _with_ones(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    told = dict.fromkeys((name for name in ONE if name in old or name in new), 1)
+    return told | dict(old), told | dict(new)
 
 
 def _file_differences(old: Mapping[str, str], new: Mapping[str, str], verb: str) -> list[str]:

@@ -14,7 +14,8 @@ from tunemake.contracts import Message, Sample
 from tunemake.cures import install_cures
 from tunemake.faults import Fault, InputError, ModelError, PluginError
 from tunemake.findings import Finding, errors
-from tunemake.plugins import PROMPTS, Plugins
+from tunemake.plugin import PROMPTS
+from tunemake.plugins import Plugins
 from tunemake.seams import PROBES, chat_template_for, encoder, first_seam
 
 FIRST = 20  # samples looked at

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tunemake.digests import Digests
-from tunemake.plugins import PROBES, Plugins
+from tunemake.plugin import PROBES
+from tunemake.plugins import Plugins
 from tunemake.schema import load_schema, schema_faults
 
 REPOSITORY = Path(__file__).parents[2]

@@ -26,6 +26,7 @@ ORDER = [
     "variants",
     "project",
     "plugin_files",
+    "plugin",
     "plugin_contract",
     "plugins",
     "prompts",
@@ -99,6 +100,7 @@ ORDER = [
     "tokenising",
     "graph",
     "withholding",
+    "deciding",
     "building",
     "lock",
     "attestation",
@@ -119,6 +121,7 @@ ORDER = [
     "interrupts",
     "tasks",
     "commands",
+    "arguments",
     "cli",
 ]  # fmt: skip
 MODULES = sorted(SOURCE.rglob("*.py"))

@@ -4,7 +4,8 @@ import pytest
 
 from tunemake.digests import Digests
 from tunemake.faults import PluginError
-from tunemake.plugins import DATASETS, PROBES, PROMPTS, Plugins
+from tunemake.plugin import DATASETS, PROBES, PROMPTS
+from tunemake.plugins import Plugins
 
 GOOD = '''
 """A stranger's generator."""

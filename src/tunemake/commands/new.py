@@ -14,7 +14,8 @@ from tunemake.commands.template_copy import flat
 from tunemake.digests import DIGESTS, Digests
 from tunemake.engines.config_templates import template_names
 from tunemake.faults import Fault, InputError, ProjectError
-from tunemake.plugins import DATASETS, KINDS, PROMPTS, Plugins
+from tunemake.plugin import DATASETS, KINDS, PROMPTS
+from tunemake.plugins import Plugins
 from tunemake.project import FILE, Project, load_project
 
 _TABLE = """\

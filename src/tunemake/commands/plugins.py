@@ -11,7 +11,8 @@ from typing import Any
 from tunemake.commands.options import Option, options_of
 from tunemake.digests import DIGESTS, Digests
 from tunemake.faults import Fault, InputError, PluginError, TunemakeError, did_you_mean
-from tunemake.plugins import DATASETS, KINDS, PROBES, PROMPTS, Plugin, Plugins
+from tunemake.plugin import DATASETS, KINDS, PROBES, PROMPTS, Plugin
+from tunemake.plugins import Plugins
 from tunemake.project import FILE, Project, load_variants
 
 

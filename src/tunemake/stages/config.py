@@ -14,7 +14,7 @@ from tunemake.engines.sizing import Training
 from tunemake.faults import Fault, InputError, ModelError, did_you_mean
 from tunemake.launch_fit import devices
 from tunemake.machine import Memory, absent_gpu, device_memory
-from tunemake.plugins import installed_version
+from tunemake.plugin import installed_version
 from tunemake.project import machine_environment
 from tunemake.stages import Job
 

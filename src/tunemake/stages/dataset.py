@@ -15,8 +15,9 @@ from tunemake.contracts import Answer, BaseModelAnswers, Context, GeneratorError
 from tunemake.digests import DIGESTS, Digests
 from tunemake.faults import Fault, PluginError, SampleError, TunemakeError
 from tunemake.generation import Answers
+from tunemake.plugin import DATASETS
 from tunemake.plugin_files import place_in
-from tunemake.plugins import DATASETS, Plugins
+from tunemake.plugins import Plugins
 from tunemake.samples import write_checked
 from tunemake.stages import Job
 

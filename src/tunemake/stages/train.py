@@ -23,7 +23,8 @@ from tunemake.engines.trackers import FOLDER, missing
 from tunemake.faults import Fault, StageError
 from tunemake.json_lines import read_json_lines
 from tunemake.machine import absent_gpu, cuda_devices, few_gpus, needs_gpu, no_deepspeed, no_gpu, old_bitsandbytes
-from tunemake.plugins import Plugins, installed_version
+from tunemake.plugin import installed_version
+from tunemake.plugins import Plugins
 from tunemake.project import machine_environment
 from tunemake.questions import questions_of, refuse_trained
 from tunemake.samples import read_samples

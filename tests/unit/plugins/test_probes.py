@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 import tiny
 from tunemake.contracts import Answer, Examined, Loss, Probe, ProbeError, Question
 from tunemake.digests import Digests
-from tunemake.plugins import PROBES, Plugins
+from tunemake.plugin import PROBES
+from tunemake.plugins import Plugins
 from tunemake.schema import schema_faults, with_defaults
 from tunemake_builtins.probes import Distinct, TokenF1
 
