@@ -10,7 +10,7 @@ from typing import Any
 from tunemake.tensors import BYTES, FLOATS, Tensor, read_model
 
 _SHORT = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-_FLOAT32 = BYTES["F32"]
+_FLOAT32, _INT32 = BYTES["F32"], BYTES["I32"]
 _STATES = 3  # a value, and the two averages that Adam keeps of it
 # Bytes a value; where it is quantised, 32 values share a scale, and in some a least value too, of 2 bytes each.
 _EXPORTED = {
@@ -23,18 +23,20 @@ _NOT_LINEAR = re.compile(r"(^|\.)(lm_head|output|embed_\w+|tok_embeddings|wte|wp
 
 def build_size(
     folder: Path, train: Mapping[str, Any], merge: Mapping[str, Any], iterations: int, every: int,
-    *, formats: Iterable[str] = (),
+    *, tokens: int = 0, formats: Iterable[str] = (),
 ) -> dict[str, int]:  # fmt: skip
     """Give about how many bytes training and merging write, by what is written.
 
     folder: the base model. train, merge: the tables of project.toml. every: iterations between two checkpoints.
-    While the newest checkpoint is written, the oldest is still there. formats: what is exported.
+    While the newest checkpoint is written, the oldest is still there. tokens: that are trained on, each written with
+    its label. formats: what is exported.
     """
     tensors = list(read_model(folder).values())
     made = -(-iterations // every)
     checkpoints = min(made, train["checkpoints"]["keep"] + 1)
     changed = trained_values(tensors, train)
-    parts = {"checkpoints": checkpoints * changed * _FLOAT32 * _STATES}
+    parts = {"tokens": tokens * 2 * _INT32} if tokens else {}
+    parts["checkpoints"] = checkpoints * changed * _FLOAT32 * _STATES
     if train["method"] != "full":
         parts["adapter"] = changed * _FLOAT32
     parts["merged model"] = merged_bytes(tensors, merge["dtype"])

@@ -261,9 +261,16 @@ class Check:
         apart = every * train["accumulation"] if isinstance(every, int) else int(every.partition(" ")[0])
         formats = (self._project.export or {"formats": []})["formats"]
         self._found.writes = build_size(
-            folder, train, self._project.merge, self._found.length.iterations, apart, formats=formats
-        )
+            folder, train, self._project.merge, self._found.length.iterations, apart,
+            tokens=_trained_tokens(self._found.data), formats=formats,
+        )  # fmt: skip
         yield from room_findings(sum(self._found.writes.values()), self._found.free, self._found.writes)
+
+
+def _trained_tokens(data: Data) -> int:
+    """Count the tokens of the rows that are trained on; 0 where nothing counts tokens."""
+    found = None if data.figures is None else data.figures.statistics
+    return 0 if found is None or found.tokens is None else round(sum(found.tokens.rows) / found.share)
 
 
 def _cluster_findings(train: Mapping[str, Any]) -> Iterator[Finding]:

@@ -438,7 +438,7 @@ def test_keys_for_machines_stay(project):
     assert list(variant["data"]["tokens"]["lengths"]) == ["median", "p90", "p99", "longest"]
     assert variant["datasets"] == {"talk": {"samples": 40, "unique": 40, "rejected": 0}}
     assert list(variant["training"]) == ["rows", "iterations", "steps", "epochs", "filled", "padded", "devices"]
-    assert list(variant["disk"]["writes"]) == ["checkpoints", "adapter", "merged model"]
+    assert list(variant["disk"]["writes"]) == ["tokens", "checkpoints", "adapter", "merged model"]
     project.edit("max_length = 200", "max_length = 40")
     finding, _ = project.found("cut", "warning")
     keys = ["severity", "code", "where", "what", "expected", "got", "next_step", "line", "column"]

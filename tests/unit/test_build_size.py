@@ -41,6 +41,11 @@ def test_a_full_training_keeps_all_weights_in_float32(folder):
     assert "adapter" not in made
 
 
+def test_tokens_are_told_where_they_are_counted(folder):
+    assert build_size(folder, train(), {"dtype": "base"}, 4, 2, tokens=1000)["tokens"] == 8000
+    assert "tokens" not in build_size(folder, train(), {"dtype": "base"}, 4, 2)
+
+
 def test_an_export_is_told_as_large_as_its_formats(folder):
     tensors = read_model(folder).values()
     values = sum(tensor.count for tensor in tensors)
