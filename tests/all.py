@@ -9,6 +9,7 @@ STEPS = (
     ("ruff", "check"),
     ("ruff", "format", "--check"),
     ("mypy",),
+    # More workers than cores: builds that are killed, servers and clusters are waited for most of the time.
     ("pytest", "-n", "3", "--dist", "worksteal", "-m", "not main_job and not nightly"),
     ("pytest", "-m", "main_job"),  # alone, with all cores as a user's build has them
 )

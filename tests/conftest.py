@@ -51,7 +51,7 @@ def bitsandbytes(request):
 
 @pytest.fixture(autouse=True)
 def _no_threads_of_other_tests():
-    """End with each thread that ran our code: what it does later, it does in the midst of another test."""
+    """End with each thread that was begun with a function of ours: what it does later, it does amid another test."""
     before = set(threading.enumerate())
     yield
     for thread in set(threading.enumerate()) - before:

@@ -28,8 +28,8 @@ def build_size(
     """Give about how many bytes training and merging write, by what is written.
 
     folder: the base model. train, merge: the tables of project.toml. every: iterations between two checkpoints.
-    While the newest checkpoint is written, the oldest is still there. tokens: that are trained on, each written with
-    its label. formats: what is exported.
+    While the newest checkpoint is written, the oldest is still there. tokens: that are written, each with its label.
+    formats: what is exported.
     """
     tensors = list(read_model(folder).values())
     made = -(-iterations // every)

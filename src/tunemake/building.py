@@ -16,10 +16,10 @@ from tunemake import __version__
 from tunemake.artifacts import RECORD, Made, commit, elsewhere, read_record
 from tunemake.deciding import Deciding, Taken
 from tunemake.digests import sha256_of_file
+from tunemake.distributions import installed_version
 from tunemake.engines import sizing
 from tunemake.extension import take_over, why_anew
 from tunemake.faults import Fault, InputError, StageError, StoppedError
-from tunemake.plugin import installed_version
 from tunemake.plugins import Plugins
 from tunemake.process import Event, RunStage, run_stage
 from tunemake.project import Project

@@ -262,15 +262,17 @@ class Check:
         formats = (self._project.export or {"formats": []})["formats"]
         self._found.writes = build_size(
             folder, train, self._project.merge, self._found.length.iterations, apart,
-            tokens=_trained_tokens(self._found.data), formats=formats,
+            tokens=self._written_tokens(), formats=formats,
         )  # fmt: skip
         yield from room_findings(sum(self._found.writes.values()), self._found.free, self._found.writes)
 
-
-def _trained_tokens(data: Data) -> int:
-    """Count the tokens of the rows that are trained on; 0 where nothing counts tokens."""
-    found = None if data.figures is None else data.figures.statistics
-    return 0 if found is None or found.tokens is None else round(sum(found.tokens.rows) / found.share)
+    def _written_tokens(self) -> int:
+        """Count the tokens that the stage of that name has yet to write; 0 where nothing counts tokens."""
+        stage, figures = stage_of(self._builder, self._project, "train").needs.get("tokens"), self._found.data.figures
+        if stage is None or figures is None or self._is_built(stage.stage):
+            return 0
+        # Samples that are packed wait in a file while packs are written.
+        return figures.statistics.row_tokens * (2 if self._project.data["packing"] else 1)
 
 
 def _cluster_findings(train: Mapping[str, Any]) -> Iterator[Finding]:

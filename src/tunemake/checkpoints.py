@@ -13,9 +13,9 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from tunemake.distributions import installed_version
 from tunemake.faults import Fault, StageError
 from tunemake.model_folder import DTYPE_NAMES
-from tunemake.plugin import installed_version
 from tunemake.tensors import Files, Tensor
 
 BLOCK = 262_144  # values

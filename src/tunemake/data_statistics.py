@@ -118,6 +118,11 @@ class Statistics:
         """The part of the samples that was measured."""
         return self.measured / self.samples
 
+    @property
+    def row_tokens(self) -> int:
+        """The tokens of all rows that are trained on, by those that were measured; 0 without a tokenizer."""
+        return 0 if self.tokens is None else round(sum(self.tokens.rows) / self.share)
+
     def as_json(self) -> dict[str, Any]:
         """Give the numbers for machines."""
         text, times = self.commonest

@@ -18,7 +18,6 @@ from tunemake.judging import data_file, link, selects
 from tunemake.project import SCHEMA, Dataset, Project
 from tunemake.reporting import report
 from tunemake.stage import CHECKPOINTS, MODEL, Need, Stage
-from tunemake.staleness import ONE
 from tunemake.tokenising import tokens, tokens_file
 
 
@@ -208,7 +207,7 @@ def _config(
 
 def _spread(project: Project) -> dict[str, int]:
     """Give over how many devices and nodes a training goes; {} for one."""
-    return {name: project.launch[name] for name in ONE if project.launch[name] > 1}
+    return {name: project.launch[name] for name in ("gpus", "nodes") if project.launch[name] > 1}
 
 
 def _deepspeed_settings(project: Project) -> tuple[str, ...]:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tunemake.digests import sha256_of_bytes
+from tunemake.distributions import installed_version
 from tunemake.faults import Fault
 from tunemake.job_end import WARNING
-from tunemake.plugin import installed_version
 
 _OWN = ("partition", "time", "gpus", "constraint")
 _UNITS = (86_400, 3_600, 60, 1)

@@ -14,7 +14,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, partial, wraps
+from functools import cache, wraps
 from typing import Any
 
 # transformers and XTuner import these whatever is trained, and with them torchvision, scipy and matplotlib.
@@ -119,31 +119,48 @@ def _names_of_pixels(module: types.ModuleType) -> Iterator[None]:
 def _plot_when_drawn(module: types.ModuleType) -> Iterator[None]:
     """Keep matplotlib out: mmengine begins a plot with every training, and draws nothing in it but images."""
     yield
-    begin = module.Visualizer._initialize_fig
+    kind = module.Visualizer
+    begin = kind._initialize_fig
 
-    def later(self: Any, config: Any) -> tuple[Any, ...]:
-        parts = cache(lambda: begin(self, config))
-        canvas, figure, axes = (_WhenAsked(partial(_at, parts, place)) for place in range(3))
-        # Asked for once as the visualizer is made, which has the property below instead.
-        vars(figure)["get_dpi"] = partial(vars(figure).pop, "get_dpi")
-        return canvas, figure, axes
+    def later(self: Any, config: Any) -> tuple[Any, Any, Any]:
+        own = type(self)._initialize_fig is not later  # that of a subclass, which works on what it is given
+        return begin(self, config) if own else (None, _Undrawn(), None)
 
-    module.Visualizer._initialize_fig = later
-    module.Visualizer.dpi = property(lambda self: self.fig_save.dpi, lambda _self, _told: None)
-
-
-def _at(parts: Callable[[], tuple[Any, ...]], place: int) -> Any:
-    return parts()[place]
+    kind._initialize_fig = later
+    for name in (*_PLOT, "dpi"):
+        setattr(kind, name, _OfPlot(name, begin))
 
 
-class _WhenAsked:
-    """Has the attributes of an object that is made once one of them is wanted."""
+_PLOT = ("fig_save_canvas", "fig_save", "ax_save")
 
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make = make
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._make(), name)
+class _Undrawn:
+    """A visualizer's figure before anything has been drawn."""
+
+    def get_dpi(self) -> None:
+        """Answer what the visualizer asks while it is made; it gets the figure's own with the figure."""
+
+
+class _OfPlot:
+    """An attribute of a visualizer for which its plot is begun, unless it is being made."""
+
+    def __init__(self, name: str, begin: Callable[[Any, Any], tuple[Any, Any, Any]]) -> None:
+        self._name, self._begin = name, begin
+
+    def __get__(self, visualizer: Any, _: type | None = None) -> Any:
+        if visualizer is None:
+            return self
+        told = vars(visualizer)
+        if "dpi" in told and isinstance(told.get("fig_save"), _Undrawn):
+            told.update(zip(_PLOT, self._begin(visualizer, visualizer.fig_save_cfg), strict=True))
+            if told["dpi"] is None:
+                told["dpi"] = told["fig_save"].get_dpi()
+        if self._name not in told:
+            raise AttributeError(self._name)
+        return told[self._name]
+
+    def __set__(self, visualizer: Any, value: Any) -> None:
+        vars(visualizer)[self._name] = value
 
 
 @contextmanager

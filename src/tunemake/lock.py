@@ -16,7 +16,7 @@ from tunemake.artifacts import files_under, read_record
 from tunemake.digests import replace_text, sha256_of_json
 from tunemake.faults import Fault, InputError
 from tunemake.glance import keep_stamps
-from tunemake.staleness import differences, short
+from tunemake.staleness import differences, short, with_ones
 
 if TYPE_CHECKING:  # a build with nothing to do needs none of it
     from tunemake.building import Builder
@@ -229,7 +229,8 @@ def _with_environment(told: Mapping[str, Any], stage: str) -> dict[str, Any] | N
 
 def _fields(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     # A fingerprint that alone is another says that what the stage was made from is.
-    told = list(differences(before, after))
+    old, new = with_ones(before.get("parameters", {}), after.get("parameters", {}))
+    told = list(differences({**before, "parameters": old}, {**after, "parameters": new}))
     values = [change for change in told if change[0] != "fingerprint"]
     yield from values or told
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tunemake.distributions import installed_version
 from tunemake.faults import Fault
 from tunemake.findings import Finding, errors, unchecked
-from tunemake.plugin import installed_version
 
 _OLDEST_BITSANDBYTES = (0, 48)
 _OLDEST_ON_CPU = (0, 50)

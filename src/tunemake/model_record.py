@@ -16,9 +16,9 @@ from typing import Any
 
 from tunemake import __version__
 from tunemake.digests import Digests, sha256_of_file
+from tunemake.distributions import installed_version
 from tunemake.faults import Fault, InputError
 from tunemake.models import ADAPTER, MODEL_RECORD, model_files, parse_source
-from tunemake.plugin import installed_version
 
 FORMAT = 1
 _LOG = "log.txt"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.machinery import ModuleSpec
-from importlib.metadata import EntryPoint, PackageNotFoundError, version
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -93,14 +93,6 @@ class Plugin:
             files += imported_files(self.file, root)
         home = root if self.file else files[0].parent if len(files) == 1 else _common(files)
         return {str(file.relative_to(home)) if file.is_relative_to(home) else file.name: file for file in files}
-
-
-def installed_version(distribution: str) -> str | None:
-    """Give the version of an installed distribution, or None."""
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
 
 
 def _package(module: str) -> ModuleSpec | None:

@@ -60,12 +60,12 @@ def threads(machine: Mapping[str, Any], processes: int = 1) -> dict[str, str]:
 
 
 def without_torch(model: Path, *, trusted: bool) -> dict[str, str]:
-    """Give what keeps transformers from importing torch, which would take most of a tokenizing stage's time and memory.
+    """Give what keeps transformers from importing torch, which would take most of the time that a tokenizer takes.
 
     A tokenizer whose model folder holds code of its own, and may run it, is left to import what it wants.
     """
-    config = model / "tokenizer_config.json"
-    own_code = config.is_file() and b'"auto_map"' in config.read_bytes()
+    told = [model / name for name in ("tokenizer_config.json", "config.json")]  # transformers looks into both
+    own_code = any(path.is_file() and b'"auto_map"' in path.read_bytes() for path in told)
     return {} if trusted and own_code else {"USE_TORCH": "0", "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1"}
 
 

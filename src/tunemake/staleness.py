@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from tunemake.digests import sha256_of_json
 
 # What is 1 where parameters do not tell it: so a training on one device is the same as before there could be more.
-ONE = ("gpus", "nodes")
+_ONE = ("gpus", "nodes", "trainings_per_gpu")
 _FEW = 2  # files of one folder that are told by name
 _RENDERED = ("config/decides.py changed", "config/extends.py changed", "config/extends.py is new")
 
@@ -55,10 +55,11 @@ def reasons(before: Mapping[str, Any] | None, now: Decides, titles: Mapping[str,
         told.append(f"tunemake makes {now.stage} differently: version {before['stage_version']} → {now.version}")
     told += [
         f"{_title(name, titles)}: {short(old)} → {short(new)}"
-        for name, old, new in differences(*_with_ones(before["parameters"], now.parameters))
+        for name, old, new in differences(*with_ones(before["parameters"], now.parameters))
     ]
-    for kind, verb in (("inputs", "changed"), ("sources", "changed"), ("code", "code changed")):
-        told += _file_differences(before.get(kind, {}), getattr(now, kind), verb)
+    told += _file_differences(before.get("inputs", {}), now.inputs, "changed", _by_folder)
+    for kind, verb in (("sources", "changed"), ("code", "code changed")):
+        told += _file_differences(before.get(kind, {}), getattr(now, kind), verb, iter)
     return [reason for reason in told if reason not in _RENDERED] or told
 
 
@@ -86,22 +87,31 @@ def _by_name(value: Any) -> dict[str, Any]:
     return found if len(found) == len(value) else {}
 
 
-def _with_ones(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    told = dict.fromkeys((name for name in ONE if name in old or name in new), 1)
-    return told | dict(old), told | dict(new)
+def with_ones(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Give two tables of parameters with what only one of them tells, since it is 1 in the other, in both."""
+
+    def whole(one: Mapping[str, Any], other: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {**one, **{name: 1 for name in _ONE if name in other and name not in one}}
+
+    return whole(old, new), whole(new, old)
 
 
-def _file_differences(old: Mapping[str, str], new: Mapping[str, str], verb: str) -> list[str]:
-    told = [f"{name} {verb}" for name in _by_folder(name for name in old if name in new and old[name] != new[name])]
-    told += [f"{name} is new" for name in _by_folder(name for name in new if name not in old)]
-    return told + [f"{name} is gone" for name in _by_folder(name for name in old if name not in new)]
+def _file_differences(
+    old: Mapping[str, str], new: Mapping[str, str], verb: str, shown: Callable[[Iterable[str]], Iterator[str]]
+) -> list[str]:
+    told = [f"{name} {verb}" for name in shown(name for name in old if name in new and old[name] != new[name])]
+    told += [f"{name} is new" for name in shown(name for name in new if name not in old)]
+    return told + [f"{name} is gone" for name in shown(name for name in old if name not in new)]
 
 
 def _by_folder(names: Iterable[str]) -> Iterator[str]:
-    """Give names of files; a folder and their number where they are many, as those of a checkpoint's shards are."""
+    """Give names of inputs; many in one folder of an artifact, as a checkpoint's shards are, by folder and number.
+
+    What begins with the role stays so: by that a plan knows reasons that another stage gives.
+    """
     folders: dict[str, list[str]] = {}
     for name in names:
-        folder, _, _ = name.rpartition("/")
+        folder = name.rpartition("/")[0]
         folders.setdefault(folder if "/" in folder else name, []).append(name)
     for folder, inside in folders.items():
         yield from inside if len(inside) <= _FEW else [f"{folder} ({len(inside)} files)"]

@@ -15,7 +15,7 @@ class TrainingLength:
     """rows: samples or packs, `batch_size` of which a device takes for an iteration. epochs: passes over them.
 
     filled: the part of the packs' places that holds tokens; None without packing. padded: the part of what an
-    iteration reads that is padding, on average; None with packing, and where tokens are not counted.
+    iteration reads that is padding, on average; None with packing, and where tokens are not counted. devices: in all.
     """
 
     rows: int

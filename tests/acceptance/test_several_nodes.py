@@ -71,7 +71,7 @@ def test_two_nodes_come_to_what_two_processes_of_one_come_to(project, cluster):
     assert any(abs(weight).max() > 1e-3 for name, weight in across.items() if "lora_B" in name)
     project.edit('on = "slurm"\nnodes = 2', "gpus = 2")
     done = project.built("adapter")
-    assert done.why("train") == "launch.nodes: 2 → none; launch.gpus: none → 2"
+    assert done.why("train") == "launch.nodes: 2 → 1; launch.gpus: 1 → 2"
     assert far(across, adapter(project)) < 1e-5
 
 

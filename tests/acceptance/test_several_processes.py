@@ -38,7 +38,7 @@ def test_two_processes_come_to_what_one_comes_to_with_twice_the_samples(doubled,
     doubled.edit("gpus = 2", "gpus = 1")
     doubled.edit("batch_size = 2", "batch_size = 4")
     done = doubled.built("adapter")
-    assert done.why("train") == "train.batch_size: 2 → 4; launch.gpus: 2 → none"
+    assert done.why("train") == "train.batch_size: 2 → 4; launch.gpus: 2 → 1"
     assert apart == pytest.approx(losses(doubled), rel=0.02)  # a mean of two means
     start = {name: weight * 0 for name, weight in weights.items() if "lora_B" in name}
     moved = far({name: weights[name] for name in start}, start)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 
@@ -122,3 +123,19 @@ def test_a_file_of_the_projects_named_as_a_library_hides_none(project):
     project.write("datasets.py", "raise SystemExit('the wrong one')\n")
     project.write("torch.py", "raise SystemExit('the wrong one')\n")
     project.built()
+
+
+def test_the_check_beside_a_training_leaves_torch_to_the_training(built):
+    code = """
+import json, sys
+from pathlib import Path
+from tunemake.loading import load_builder
+from tunemake.stages import Job, train
+builder = load_builder(Path.cwd())
+stage, state = builder.stages["train"], builder.state("train")
+train._check(Job(builder.root, Path("work"), stage.parameters, stage.runtime, state.taken.inputs))
+print(json.dumps([name in sys.modules for name in ("transformers", "torch")]))
+"""
+    done = built.run(sys.executable, "-c", code)
+    assert done.code == 0, done.told()
+    assert json.loads(done.out.splitlines()[-1]) == [True, False]

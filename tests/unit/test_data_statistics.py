@@ -3,7 +3,7 @@ from array import array
 import pytest
 
 from tunemake.chat_templates import conversation
-from tunemake.data_statistics import MOST, Tokens, measure
+from tunemake.data_statistics import MOST, Statistics, Tokens, measure
 
 
 def samples(*turns):
@@ -52,6 +52,11 @@ def test_the_histogram_has_bins_of_one_width(lengths, told):
 def test_markup_is_counted_by_sample_longest_word_first():
     found = measure(samples(("<s><s>", "."), (".", "<s>>"), ("none", "here")), 3, ["<s>", "<s>>", "\n", " "], None)
     assert found.marked == {"<s>": (1, 1), "<s>>": (1, 2)}
+
+
+def test_tokens_of_all_rows_are_told_by_those_that_were_measured():
+    assert Statistics(12, 4, tokens=Tokens(8, rows=array("Q", [3, 5, 4]))).row_tokens == 36
+    assert Statistics(12, 4).row_tokens == 0
 
 
 def test_of_much_data_a_part_is_measured():

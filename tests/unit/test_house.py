@@ -11,6 +11,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "tunemake"
 # Each line may import from the lines above it, never from those below.
 ORDER = [
     "contracts",
+    "distributions",
     "faults",
     "json_lines",
     "gate",

@@ -86,17 +86,40 @@ print(hasattr(image_utils, "nothing"), image_utils.InterpolationMode.__name__)
 
 def test_mmengine_draws_what_it_is_told_to():
     code = """
+import copy, pickle
 import numpy
 from mmengine.visualization import Visualizer
 first = Visualizer()
+copies = copy.deepcopy(first), pickle.loads(pickle.dumps(first))
 print("matplotlib" in sys.modules)
-first.set_image(numpy.zeros((20, 30, 3), dtype="uint8"))
-first.draw_bboxes(numpy.array([[5, 5, 15, 15]]), edge_colors="w")
+for one in (first, *copies):
+    one.set_image(numpy.zeros((20, 30, 3), dtype="uint8"))
+    one.draw_bboxes(numpy.array([[5, 5, 15, 15]]), edge_colors="w")
+    drawn = one.get_image()
+    print(*drawn.shape, drawn.max() > 200, one.dpi == one.fig_save.get_dpi(), type(one.fig_save).__name__)
 second = Visualizer(image=numpy.full((4, 6, 3), 200, dtype="uint8"))
-drawn = first.get_image()
-print(*drawn.shape, drawn.max() > 200, second.get_image().mean(), first.dpi == second.dpi == first.fig_save.get_dpi())
+print(second.get_image().mean(), hasattr(second, "nothing"))
 """
-    assert told(code) == ["False", "20", "30", "3", "True", "200.0", "True"]
+    drawn = ["20", "30", "3", "True", "True", "Figure"]
+    assert told(code) == ["False", *drawn, *drawn, *drawn, "200.0", "False"]
+
+
+def test_a_visualizer_of_ones_own_keeps_what_it_sets_and_has_its_figure_at_once():
+    code = """
+from mmengine.visualization import Visualizer
+class Sharp(Visualizer):
+    def __init__(self):
+        super().__init__()
+        self.dpi = 300
+class Wide(Visualizer):
+    def _initialize_fig(self, config):
+        canvas, figure, axes = super()._initialize_fig(config)
+        self.wide = 2 * figure.get_dpi()
+        return canvas, figure, axes
+sharp, wide = Sharp(), Wide()
+print(sharp.dpi, sharp.fig_save.get_dpi() == wide.dpi, sharp.dpi, wide.wide == 2 * wide.dpi)
+"""
+    assert told(code) == ["300", "True", "300", "True"]
 
 
 def test_scikit_learn_is_imported_where_a_second_model_helps(tmp_path):

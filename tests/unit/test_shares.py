@@ -133,3 +133,6 @@ def test_only_a_trusted_tokenizer_with_code_of_its_own_may_import_torch(tmp_path
     config.write_text('{"auto_map": {"AutoTokenizer": ["tokenization_internlm2.InternLM2Tokenizer", null]}}')
     assert without_torch(tmp_path, trusted=False)["USE_TORCH"] == "0"
     assert without_torch(tmp_path, trusted=True) == {}
+    config.rename(tmp_path / "config.json")  # where transformers looks next
+    assert without_torch(tmp_path, trusted=False)["USE_TORCH"] == "0"
+    assert without_torch(tmp_path, trusted=True) == {}

@@ -1,5 +1,8 @@
 from dataclasses import asdict
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from tunemake.staleness import Decides, reasons
 
 
@@ -38,11 +41,30 @@ def test_the_shards_of_a_checkpoint_are_told_by_their_folder():
     ]  # fmt: skip
 
 
+def test_files_of_the_users_own_are_told_by_name_however_many():
+    many = {f"data/raw/{n}.jsonl": "a" for n in range(4)}
+    before = Decides("dataset", 1, {}, {}, many, {f"src/mine/{n}.py": "a" for n in range(3)})
+    now = Decides("dataset", 1, {}, {}, dict.fromkeys(many, "b"), dict.fromkeys(before.code, "b"))
+    assert reasons(record_of(before), now) == [
+        *(f"{name} changed" for name in many), *(f"{name} code changed" for name in before.code),
+    ]  # fmt: skip
+
+
+@given(st.dictionaries(st.from_regex(r"(base|train)(/[a-c]{1,2}){1,3}", fullmatch=True), st.sampled_from("ab")))
+def test_a_reason_of_an_input_begins_with_its_role(inputs):
+    before = Decides("adapter", 1, {}, inputs)
+    for now in (Decides("adapter", 1, {}, {}), Decides("adapter", 1, {}, dict.fromkeys(inputs, "c"))):
+        told = reasons(record_of(before), now)
+        assert bool(told) == bool(inputs)
+        assert all(reason.split("/")[0] in {"base", "train"} for reason in told)
+        assert all(reason.endswith((" changed", " is new", " is gone")) for reason in told)
+
+
 def test_devices_that_no_parameter_tells_are_one():
-    one, two = Decides("train", 1, {"lr": 0.1}), Decides("train", 1, {"lr": 0.1, "gpus": 2, "nodes": 3})
+    one, two = Decides("train", 1, {"lr": 0.1}), Decides("train", 1, {"lr": 0.1, "gpus": 2, "trainings_per_gpu": 3})
     titles = {"gpus": "launch.gpus"}
-    assert reasons(record_of(one), two, titles) == ["launch.gpus: 1 → 2", "nodes: 1 → 3"]
-    assert reasons(record_of(two), one, titles) == ["launch.gpus: 2 → 1", "nodes: 3 → 1"]
+    assert reasons(record_of(one), two, titles) == ["launch.gpus: 1 → 2", "trainings_per_gpu: 1 → 3"]
+    assert reasons(record_of(two), one, titles) == ["launch.gpus: 2 → 1", "trainings_per_gpu: 3 → 1"]
 
 
 def test_nothing_recorded_and_a_new_version():

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from tunemake.chat_templates import resolved
+from tunemake.distributions import installed_version
 from tunemake.engines import deepspeed, sizing, xtuner
 from tunemake.engines.memory import shape_of
 from tunemake.engines.sizing import Training
 from tunemake.faults import Fault, InputError, ModelError, did_you_mean
 from tunemake.launch_fit import devices
 from tunemake.machine import Memory, absent_gpu, device_memory
-from tunemake.plugin import installed_version
 from tunemake.project import machine_environment
 from tunemake.stages import Job
 

@@ -16,6 +16,7 @@ from typing import Any
 from tunemake import template_fit
 from tunemake.artifacts import read_record
 from tunemake.digests import DIGESTS, Digests
+from tunemake.distributions import installed_version
 from tunemake.engines import deepspeed, sizing, xtuner
 from tunemake.engines.job_nodes import nodes_of_this_job
 from tunemake.engines.launching import Launch
@@ -23,7 +24,6 @@ from tunemake.engines.trackers import FOLDER, missing
 from tunemake.faults import Fault, StageError
 from tunemake.json_lines import read_json_lines
 from tunemake.machine import absent_gpu, cuda_devices, few_gpus, needs_gpu, no_deepspeed, no_gpu, old_bitsandbytes
-from tunemake.plugin import installed_version
 from tunemake.plugins import Plugins
 from tunemake.project import machine_environment
 from tunemake.questions import questions_of, refuse_trained
@@ -88,6 +88,7 @@ def _check(job: Job) -> None:
     if (needs := needs_gpu(job.parameters)) is not None:
         _need_gpu(*needs)
     told, root = job.runtime["template"], job.root
+    # The training, which needs the cores meanwhile, has its environment already.
     os.environ.update(without_torch(job.inputs["base"] / "model", trusted=told["trust_remote_code"]))
     plugins = Plugins(root, told["plugins"], Digests(root / DIGESTS))
     found = template_fit.find(
