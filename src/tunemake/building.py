@@ -20,11 +20,12 @@ from tunemake.distributions import installed_version
 from tunemake.engines import sizing
 from tunemake.extension import take_over, why_anew
 from tunemake.faults import Fault, InputError, StageError, StoppedError
+from tunemake.later_imports import without_torch
 from tunemake.plugins import Plugins
 from tunemake.process import Event, RunStage, run_stage
 from tunemake.project import Project
 from tunemake.remote_store import RemoteStore
-from tunemake.shares import Share, share, threads, without_torch
+from tunemake.shares import Share, share, threads
 from tunemake.slurm import Slurm, refuse_its_job
 from tunemake.stage import Stage
 from tunemake.stages import Job

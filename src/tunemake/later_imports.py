@@ -1,4 +1,4 @@
-"""What a training need not import before it begins: models of images, torch's compiler, plots; seconds in all.
+"""What need not be imported to train a model or ask it: of images, plots, shards, torch's compiler; seconds in all.
 
 Each is imported once something of it is called. Some trainings do use the compiler: torch's own activation
 checkpointing and its data parallel import it.
@@ -15,6 +15,7 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, wraps
+from pathlib import Path
 from typing import Any
 
 # transformers and XTuner import these whatever is trained, and with them torchvision, scipy and matplotlib.
@@ -23,6 +24,16 @@ _OF_IMAGES = {
     "transformers.loss.loss_rt_detr", "xtuner.dataset.internvl_dataset", "xtuner.dataset.refcoco_json",
     "xtuner.model.internvl", "xtuner.model.llava",
 }  # fmt: skip
+
+
+def without_torch(model: Path, *, trusted: bool) -> dict[str, str]:
+    """Give what keeps transformers from importing torch, which would take most of the time that a tokenizer takes.
+
+    A tokenizer whose model folder holds code of its own, and may run it, is left to import what it wants.
+    """
+    told = [model / name for name in ("tokenizer_config.json", "config.json")]  # transformers looks into both
+    own_code = any(path.is_file() and b'"auto_map"' in path.read_bytes() for path in told)
+    return {} if trusted and own_code else {"USE_TORCH": "0", "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1"}
 
 
 def spec_of(name: str, path: Sequence[str] | None) -> importlib.machinery.ModuleSpec | None:
@@ -113,6 +124,57 @@ def _names_of_pixels(module: types.ModuleType) -> Iterator[None]:
         return getattr(module, name)
 
     module.__getattr__ = asked  # type: ignore[method-assign]
+
+
+@contextmanager
+def _shards_when_called(module: types.ModuleType) -> Iterator[None]:
+    """Keep out torch's tensors of several devices: transformers.pytorch_utils makes plans of them in one function.
+
+    PEFT takes it for granted that somebody has imported them.
+    """
+    import torch
+
+    there = torch.distributed.is_available
+    torch.distributed.is_available = lambda: False
+    try:
+        yield
+    finally:
+        torch.distributed.is_available = there
+    if not there():
+        return
+    translate = module.translate_to_torch_parallel_style
+
+    @wraps(translate)
+    def translated(style: str) -> Any:
+        from torch.distributed.tensor import Replicate, parallel
+
+        vars(module).update(
+            Replicate=Replicate, ColwiseParallel=parallel.ColwiseParallel, RowwiseParallel=parallel.RowwiseParallel
+        )
+        return translate(style)
+
+    def asked(name: str) -> types.ModuleType:
+        if name != "tensor":
+            raise AttributeError(name)
+        return importlib.import_module("torch.distributed.tensor")
+
+    module.translate_to_torch_parallel_style = translated  # type: ignore[attr-defined]
+    torch.distributed.__getattr__ = asked
+
+
+@contextmanager
+def _sharded_when_imported(module: types.ModuleType) -> Iterator[None]:
+    """Keep out torch's sharded models, which transformers imports to ask whether a model that answers is one."""
+    yield
+    is_sharded = module.is_fsdp_managed_module
+
+    @wraps(is_sharded)
+    def asked(model: Any) -> bool:
+        if "torch.distributed.fsdp" in sys.modules:
+            return bool(is_sharded(model))
+        return bool(getattr(model, "_is_fsdp_managed_module", False))
+
+    module.is_fsdp_managed_module = asked  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -248,4 +310,6 @@ _AROUND = {
     "mmengine.visualization.visualizer": _plot_when_drawn,
     "transformers.generation.candidate_generator": _curve_when_called,
     "transformers.image_utils": _names_of_pixels,
+    "transformers.integrations.fsdp": _sharded_when_imported,
+    "transformers.pytorch_utils": _shards_when_called,
 }

@@ -59,16 +59,6 @@ def threads(machine: Mapping[str, Any], processes: int = 1) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(count), "RAYON_NUM_THREADS": str(count)}
 
 
-def without_torch(model: Path, *, trusted: bool) -> dict[str, str]:
-    """Give what keeps transformers from importing torch, which would take most of the time that a tokenizer takes.
-
-    A tokenizer whose model folder holds code of its own, and may run it, is left to import what it wants.
-    """
-    told = [model / name for name in ("tokenizer_config.json", "config.json")]  # transformers looks into both
-    own_code = any(path.is_file() and b'"auto_map"' in path.read_bytes() for path in told)
-    return {} if trusted and own_code else {"USE_TORCH": "0", "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1"}
-
-
 def _gpus(machine: Mapping[str, Any], environment: Mapping[str, str]) -> list[str]:
     """Name the GPUs that stages may have, as CUDA_VISIBLE_DEVICES does; what that lets be seen is all there is."""
     told, visible = machine.get("gpus"), environment.get("CUDA_VISIBLE_DEVICES")

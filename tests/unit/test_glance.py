@@ -10,7 +10,8 @@ from tunemake.glance import Glance, look_at, noting
 
 
 @pytest.fixture
-def project(tmp_path):
+def project(tmp_path, monkeypatch):
+    monkeypatch.setattr(glance, "_STARTED", time.time_ns())  # other tests may have changed folders of code since
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.txt").write_text("a")
     (tmp_path / "link").symlink_to("data")

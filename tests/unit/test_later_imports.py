@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from tunemake.later_imports import without_torch
+
 pytestmark = pytest.mark.filterwarnings("default")
 BEGIN = "import sys\nfrom tunemake.cures import install_cures\ninstall_cures()\n"
 
@@ -38,6 +40,54 @@ unwanted = ("torchvision", "scipy", "matplotlib", "skimage", "torch._dynamo", "t
 print(*[name for name in unwanted if name in sys.modules])
 """
     assert told(code) == []
+
+
+SMALL = """
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+shape = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "num_hidden_layers": 1}
+model = LlamaForCausalLM(LlamaConfig(**shape)).eval()
+def answer():
+    ids = model.generate(torch.tensor([[1, 3]]), max_new_tokens=2, do_sample=False, eos_token_id=None, pad_token_id=0)
+    return ids.shape[1]
+"""
+
+
+def test_a_model_that_is_asked_imports_nothing_for_several_devices():
+    code = """
+print(answer(), *[name for name in ("torch.distributed.tensor", "sympy", "torch._dynamo") if name in sys.modules])
+"""
+    assert told(SMALL + code) == ["4"]
+
+
+def test_adapters_and_sharded_models_find_what_is_for_several_devices():
+    code = """
+from transformers.integrations.fsdp import is_fsdp_managed_module
+from peft import LoraConfig, get_peft_model
+import torch.distributed
+print("torch.distributed.tensor" in sys.modules, hasattr(torch.distributed, "nothing"))
+before = is_fsdp_managed_module(model)
+model._is_fsdp_managed_module = True
+adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
+print(before, is_fsdp_managed_module(model), "torch.distributed.tensor" in sys.modules)
+import torch.distributed.fsdp
+del model._is_fsdp_managed_module
+print(is_fsdp_managed_module(model), is_fsdp_managed_module(torch.distributed.fsdp.FullyShardedDataParallel.__new__(
+    torch.distributed.fsdp.FullyShardedDataParallel)), answer())
+"""
+    assert told(SMALL + code) == ["False", "False", "False", "True", "True", "False", "True", "4"]
+
+
+def test_transformers_parts_a_model_among_devices_as_it_would():
+    code = """
+from transformers import pytorch_utils
+before = "torch.distributed.tensor" in sys.modules
+styles = [pytorch_utils.translate_to_torch_parallel_style(one) for one in ("colwise", "rowwise", "colwise_rep")]
+print(before, *[type(one).__name__ for one in styles], styles[2].output_layouts[0])
+import torch
+print(torch.distributed.is_available())
+"""
+    assert told(code) == ["False", "ColwiseParallel", "RowwiseParallel", "ColwiseParallel", "R", "True"]
 
 
 def test_bitsandbytes_compiles_nothing_as_it_is_imported(bitsandbytes):
@@ -108,8 +158,8 @@ def test_a_visualizer_of_ones_own_keeps_what_it_sets_and_has_its_figure_at_once(
     code = """
 from mmengine.visualization import Visualizer
 class Sharp(Visualizer):
-    def __init__(self):
-        super().__init__()
+    def __init__(self, name="visualizer"):
+        super().__init__(name)
         self.dpi = 300
 class Wide(Visualizer):
     def _initialize_fig(self, config):
@@ -181,3 +231,16 @@ print(before, torch.allclose(without, compiled, atol=1e-5), torch.equal(without,
 print(getattr(disabled, "_torchdynamo_disable", False))
 """
     assert told(OPTIMIZER + code) == ["False", "True", "True", "True", "True"]
+
+
+def test_only_a_trusted_tokenizer_with_code_of_its_own_may_import_torch(tmp_path):
+    config = tmp_path / "tokenizer_config.json"
+    assert without_torch(tmp_path, trusted=True)["USE_TORCH"] == "0"
+    config.write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    assert without_torch(tmp_path, trusted=True)["USE_TORCH"] == "0"
+    config.write_text('{"auto_map": {"AutoTokenizer": ["tokenization_internlm2.InternLM2Tokenizer", null]}}')
+    assert without_torch(tmp_path, trusted=False)["USE_TORCH"] == "0"
+    assert without_torch(tmp_path, trusted=True) == {}
+    config.rename(tmp_path / "config.json")  # where transformers looks next
+    assert without_torch(tmp_path, trusted=False)["USE_TORCH"] == "0"
+    assert without_torch(tmp_path, trusted=True) == {}

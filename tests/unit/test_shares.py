@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from tunemake.faults import StageError
-from tunemake.shares import share, side_by_side, without_torch
+from tunemake.shares import share, side_by_side
 
 MACHINE = {"trainings_per_gpu": 1}
 
@@ -123,16 +123,3 @@ def test_processes_of_one_training_part_the_threads(monkeypatch):
     cores = len(os.sched_getaffinity(0))
     with share(MACHINE, print, 2) as (environment, _):
         assert environment == dict.fromkeys(("OMP_NUM_THREADS", "RAYON_NUM_THREADS"), str(max(1, cores // 2)))
-
-
-def test_only_a_trusted_tokenizer_with_code_of_its_own_may_import_torch(tmp_path):
-    config = tmp_path / "tokenizer_config.json"
-    assert without_torch(tmp_path, trusted=True)["USE_TORCH"] == "0"
-    config.write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
-    assert without_torch(tmp_path, trusted=True)["USE_TORCH"] == "0"
-    config.write_text('{"auto_map": {"AutoTokenizer": ["tokenization_internlm2.InternLM2Tokenizer", null]}}')
-    assert without_torch(tmp_path, trusted=False)["USE_TORCH"] == "0"
-    assert without_torch(tmp_path, trusted=True) == {}
-    config.rename(tmp_path / "config.json")  # where transformers looks next
-    assert without_torch(tmp_path, trusted=False)["USE_TORCH"] == "0"
-    assert without_torch(tmp_path, trusted=True) == {}

@@ -23,12 +23,12 @@ from tunemake.engines.launching import Launch
 from tunemake.engines.trackers import FOLDER, missing
 from tunemake.faults import Fault, StageError
 from tunemake.json_lines import read_json_lines
+from tunemake.later_imports import without_torch
 from tunemake.machine import absent_gpu, cuda_devices, few_gpus, needs_gpu, no_deepspeed, no_gpu, old_bitsandbytes
 from tunemake.plugins import Plugins
 from tunemake.project import machine_environment
 from tunemake.questions import questions_of, refuse_trained
 from tunemake.samples import read_samples
-from tunemake.shares import without_torch
 from tunemake.stages import LOG, Job, export
 from tunemake.stages.data import TRAIN, samples_file
 
