@@ -2,19 +2,34 @@
 
 import json
 import os
+import shutil
+import subprocess
 
 import pytest
 
+from conftest import TinyProject
 from tunemake.engines import xtuner
 
 pytestmark = pytest.mark.train
 LOCK = "tunemake.lock"
 
 
+@pytest.fixture(scope="module")
+def parted(tmp_path_factory, tiny_llama):
+    """A project that declares an effective batch, built once to the end; and what that printed."""
+    made = TinyProject(tmp_path_factory.mktemp("parted") / "p")
+    shutil.copytree(tiny_llama, made.root / "models" / "tiny")
+    made.edit("batch_size = 2", "effective_batch = 12")
+    return made.root, made.built("config"), (made.root / LOCK).exists(), made.built()
+
+
 @pytest.fixture
-def whole(project):
-    project.edit("batch_size = 2", "effective_batch = 12")
-    return project
+def whole(tmp_path, parted):
+    """A copy of it."""
+    subprocess.run(["cp", "-a", str(parted[0]), str(tmp_path / "p")], check=True)
+    made = TinyProject.__new__(TinyProject)
+    made.root = tmp_path / "p"
+    return made
 
 
 def chosen(project):
@@ -27,9 +42,10 @@ def sizes(project, name=xtuner.CONFIG):
     return int(lines["batch_size"]), int(lines["accumulative_counts"]), lines
 
 
-def test_it_is_parted_trained_locked_and_a_second_build_does_nothing(whole):
-    done = whole.built()
+def test_it_is_parted_trained_locked_and_a_second_build_does_nothing(whole, parted):
+    _, done, locked_by_a_part, _ = parted
     assert "batch_size 6 × accumulation 2 (effective 12): about" in done.told()
+    assert not locked_by_a_part
     told = chosen(whole)
     assert (told["train.batch_size"], told["train.accumulation"]) == (6, 2)
     assert told["train.activation_checkpointing"] is False
@@ -47,9 +63,6 @@ def test_it_is_parted_trained_locked_and_a_second_build_does_nothing(whole):
 
 
 def test_what_another_machine_chose_is_kept_to(whole):
-    whole.built("config")
-    assert not (whole.root / LOCK).exists()  # a build of a part writes none
-    whole.built()
     told = json.loads((whole.root / LOCK).read_text())
     other = {
         "train.batch_size": 3,
@@ -71,7 +84,6 @@ def test_what_another_machine_chose_is_kept_to(whole):
 
 
 def test_another_effective_batch_is_chosen_anew_and_the_lock_lets_go_of_the_old(whole):
-    whole.built()
     old = chosen(whole)
     whole.edit("effective_batch = 12", "effective_batch = 5")
     done = whole.built()
