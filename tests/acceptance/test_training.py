@@ -133,6 +133,7 @@ from tunemake.loading import load_builder
 from tunemake.stages import Job, train
 builder = load_builder(Path.cwd())
 stage, state = builder.stages["train"], builder.state("train")
+Path("work").mkdir()
 train._check(Job(builder.root, Path("work"), stage.parameters, stage.runtime, state.taken.inputs))
 print(json.dumps([name in sys.modules for name in ("transformers", "torch")]))
 """
