@@ -14,16 +14,32 @@ import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, wraps
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
-# transformers and XTuner import these whatever is trained, and with them torchvision, scipy and matplotlib.
-_OF_IMAGES = {
+from tunemake.later_torch import (
+    compiled_when_called,
+    optimizer_without_compiler,
+    sharded_when_imported,
+    shards_when_called,
+    shards_when_there,
+)
+
+# transformers, XTuner and mmengine import these whatever is trained: with what is for images torchvision, scipy and
+# matplotlib, with what shards a model as FSDP does torch's tensors of several devices and sympy.
+_PUT_OFF = {
     "transformers.loss.loss_deformable_detr", "transformers.loss.loss_for_object_detection",
     "transformers.loss.loss_rt_detr", "xtuner.dataset.internvl_dataset", "xtuner.dataset.refcoco_json",
     "xtuner.model.internvl", "xtuner.model.llava",
+    "mmengine._strategy.fsdp", "mmengine.model.wrappers.fully_sharded_distributed",
+    "mmengine.optim.optimizer.zero_optimizer",
 }  # fmt: skip
+_REGISTERED = {  # what a config may name as a text, and the module that registers it
+    "FSDPStrategy": "mmengine._strategy.fsdp",
+    "MMFullyShardedDataParallel": "mmengine.model.wrappers.fully_sharded_distributed",
+    "ZeroRedundancyOptimizer": "mmengine.optim.optimizer.zero_optimizer",
+}
 
 
 def without_torch(model: Path, *, trusted: bool) -> dict[str, str]:
@@ -38,7 +54,7 @@ def without_torch(model: Path, *, trusted: bool) -> dict[str, str]:
 
 def spec_of(name: str, path: Sequence[str] | None) -> importlib.machinery.ModuleSpec | None:
     """Give the spec of a module that is put off, or that would import what is put off; None for all others."""
-    if name in _OF_IMAGES:
+    if name in _PUT_OFF:
         return importlib.util.spec_from_loader(name, _Later())
     around = _AROUND.get(name)
     spec = None if around is None else importlib.machinery.PathFinder.find_spec(name, path)
@@ -74,35 +90,26 @@ class _Later(importlib.abc.Loader):
 
 
 def _real(name: str) -> types.ModuleType:
-    if name in _OF_IMAGES:
-        _OF_IMAGES.discard(name)
+    if name in _PUT_OFF:
+        _PUT_OFF.discard(name)
         del sys.modules[name]
     return importlib.import_module(name)
 
 
 @contextmanager
-def _compiled_when_called(_: types.ModuleType) -> Iterator[None]:
-    """Leave uncompiled what bitsandbytes has compiled as it is imported: few of these functions are ever called."""
-    import torch
+def _registered_when_asked(module: types.ModuleType) -> Iterator[None]:
+    """Have mmengine's registries import what is put off once a config names it."""
+    yield
+    get = module.Registry.get
 
-    compiled = torch.compile
+    @wraps(get)
+    def asked(self: Any, key: Any) -> Any:
+        later = _REGISTERED.get(str(key).rpartition(".")[2])
+        if later in _PUT_OFF:
+            _real(later)
+        return get(self, key)
 
-    def later(model: Any = None, **options: Any) -> Any:
-        if not isinstance(model, types.FunctionType):
-            return compiled(model, **options)
-        made = cache(lambda: compiled(model, **options))
-
-        @wraps(model)
-        def call(*args: Any, **named: Any) -> Any:
-            return made()(*args, **named)
-
-        return call
-
-    torch.compile = later
-    try:
-        yield
-    finally:
-        torch.compile = compiled
+    module.Registry.get = asked
 
 
 @contextmanager
@@ -124,57 +131,6 @@ def _names_of_pixels(module: types.ModuleType) -> Iterator[None]:
         return getattr(module, name)
 
     module.__getattr__ = asked  # type: ignore[method-assign]
-
-
-@contextmanager
-def _shards_when_called(module: types.ModuleType) -> Iterator[None]:
-    """Keep out torch's tensors of several devices: transformers.pytorch_utils makes plans of them in one function.
-
-    PEFT takes it for granted that somebody has imported them.
-    """
-    import torch
-
-    there = torch.distributed.is_available
-    torch.distributed.is_available = lambda: False
-    try:
-        yield
-    finally:
-        torch.distributed.is_available = there
-    if not there():
-        return
-    translate = module.translate_to_torch_parallel_style
-
-    @wraps(translate)
-    def translated(style: str) -> Any:
-        from torch.distributed.tensor import Replicate, parallel
-
-        vars(module).update(
-            Replicate=Replicate, ColwiseParallel=parallel.ColwiseParallel, RowwiseParallel=parallel.RowwiseParallel
-        )
-        return translate(style)
-
-    def asked(name: str) -> types.ModuleType:
-        if name != "tensor":
-            raise AttributeError(name)
-        return importlib.import_module("torch.distributed.tensor")
-
-    module.translate_to_torch_parallel_style = translated  # type: ignore[attr-defined]
-    torch.distributed.__getattr__ = asked
-
-
-@contextmanager
-def _sharded_when_imported(module: types.ModuleType) -> Iterator[None]:
-    """Keep out torch's sharded models, which transformers imports to ask whether a model that answers is one."""
-    yield
-    is_sharded = module.is_fsdp_managed_module
-
-    @wraps(is_sharded)
-    def asked(model: Any) -> bool:
-        if "torch.distributed.fsdp" in sys.modules:
-            return bool(is_sharded(model))
-        return bool(getattr(model, "_is_fsdp_managed_module", False))
-
-    module.is_fsdp_managed_module = asked  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -251,65 +207,14 @@ def _not_there(flag: str) -> Iterator[bool]:
         setattr(import_utils, flag, there)
 
 
-@contextmanager
-def _optimizer_without_compiler(_: types.ModuleType) -> Iterator[None]:
-    """Keep out torch's compiler, imported by optimizers to be told to leave their methods alone.
-
-    Each method is as torch made it once the compiler is there.
-    """
-    import torch
-
-    for method in vars(torch.optim.Optimizer).values():
-        if _made_by(torch._compile, method):
-            _told_later(method)
-    for kind in [one for one in vars(torch.optim).values() if isinstance(one, type)]:
-        step = vars(kind).get("step")
-        if _made_by(sys.modules[torch.optim.Optimizer.__module__], step):
-            setattr(kind, "step", _stepping(step))  # noqa: B010 - not every class has one
-    yield
-
-
-def _made_by(module: types.ModuleType, method: Any) -> bool:
-    """Whether a decorator of a module made a method."""
-    code = getattr(method, "__code__", None)
-    return code is not None and code.co_filename == module.__file__ and hasattr(method, "__wrapped__")
-
-
-def _compiler_is_there() -> bool:
-    return "torch._dynamo" in sys.modules
-
-
-def _told_later(method: Any) -> None:
-    inner, told = method.__wrapped__, "__dynamo_disable"
-
-    def call(*args: Any, **named: Any) -> Any:
-        if not _compiler_is_there():
-            return inner(*args, **named)
-        delattr(inner, told)
-        return method(*args, **named)
-
-    setattr(inner, told, call)
-
-
-def _stepping(method: Any) -> Callable[..., Any]:
-    @wraps(method)
-    def step(self: Any, *args: Any, **named: Any) -> Any:
-        if _compiler_is_there():
-            return method(self, *args, **named)
-        import torch
-
-        with torch.set_grad_enabled(self.defaults["differentiable"]):
-            return method.__wrapped__(self, *args, **named)
-
-    return step
-
-
 _AROUND = {
-    "bitsandbytes.backends.default.ops": _compiled_when_called,
-    "mmengine.optim": _optimizer_without_compiler,
+    "bitsandbytes.backends.default.ops": compiled_when_called,
+    "mmengine.optim": optimizer_without_compiler,
+    "mmengine.registry.registry": _registered_when_asked,
     "mmengine.visualization.visualizer": _plot_when_drawn,
+    "peft.tuners.tuners_utils": shards_when_there,
     "transformers.generation.candidate_generator": _curve_when_called,
     "transformers.image_utils": _names_of_pixels,
-    "transformers.integrations.fsdp": _sharded_when_imported,
-    "transformers.pytorch_utils": _shards_when_called,
+    "transformers.integrations.fsdp": sharded_when_imported,
+    "transformers.pytorch_utils": shards_when_called,
 }

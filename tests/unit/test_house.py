@@ -60,6 +60,7 @@ ORDER = [
     "merge_proof",
     "logits_proof",
     "checkpoints",
+    "later_torch",
     "later_imports",
     "cures",
     "template_fit",

@@ -34,9 +34,14 @@ optimizer = torch.optim.AdamW([weight], lr=0.1)
 weight.sum().backward()
 optimizer.step()
 optimizer.zero_grad()
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaConfig
+shape = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "num_hidden_layers": 1}
+get_peft_model(LlamaForCausalLM(LlamaConfig(**shape)), LoraConfig(r=2, target_modules=["q_proj"]))
 from mmengine.visualization import Visualizer
 Visualizer.get_instance("it", vis_backends=[dict(type="LocalVisBackend")], save_dir=".")
-unwanted = ("torchvision", "scipy", "matplotlib", "skimage", "torch._dynamo", "torch._inductor")
+unwanted = ("torchvision", "scipy", "matplotlib", "skimage", "torch._dynamo", "torch._inductor",
+            "torch.distributed.tensor", "torch.distributed.fsdp", "sympy")
 print(*[name for name in unwanted if name in sys.modules])
 """
     assert told(code) == []
@@ -63,19 +68,33 @@ print(answer(), *[name for name in ("torch.distributed.tensor", "sympy", "torch.
 def test_adapters_and_sharded_models_find_what_is_for_several_devices():
     code = """
 from transformers.integrations.fsdp import is_fsdp_managed_module
-from peft import LoraConfig, get_peft_model
+from peft.tuners import tuners_utils
 import torch.distributed
-print("torch.distributed.tensor" in sys.modules, hasattr(torch.distributed, "nothing"))
-before = is_fsdp_managed_module(model)
+before = is_fsdp_managed_module(model), bool(tuners_utils._torch_supports_distributed)
 model._is_fsdp_managed_module = True
-adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
-print(before, is_fsdp_managed_module(model), "torch.distributed.tensor" in sys.modules)
-import torch.distributed.fsdp
+print(*before, is_fsdp_managed_module(model), "torch.distributed.tensor" in sys.modules)
+found = torch.distributed.tensor.DTensor
+print(hasattr(torch.distributed, "nothing"), found.__name__, bool(tuners_utils._torch_supports_distributed))
+from torch.distributed.fsdp import FullyShardedDataParallel as Sharded
 del model._is_fsdp_managed_module
-print(is_fsdp_managed_module(model), is_fsdp_managed_module(torch.distributed.fsdp.FullyShardedDataParallel.__new__(
-    torch.distributed.fsdp.FullyShardedDataParallel)), answer())
+print(is_fsdp_managed_module(model), is_fsdp_managed_module(Sharded.__new__(Sharded)), answer())
 """
-    assert told(SMALL + code) == ["False", "False", "False", "True", "True", "False", "True", "4"]
+    assert told(SMALL + code) == ["False", "False", "True", "False", "False", "DTensor", "True", "False", "True", "4"]
+
+
+def test_what_mmengine_shards_with_is_there_when_a_config_names_it():
+    code = """
+import xtuner.tools.train
+from mmengine.registry import MODEL_WRAPPERS, OPTIMIZERS, STRATEGIES
+before = "torch.distributed.fsdp" in sys.modules
+found = STRATEGIES.get("FSDPStrategy"), MODEL_WRAPPERS.get("mmengine.MMFullyShardedDataParallel")
+print(before, *[one.__name__ for one in found], OPTIMIZERS.get("ZeroRedundancyOptimizer").__name__)
+print(OPTIMIZERS.get("AdamW").__name__, OPTIMIZERS.get("Nothing"))
+from torch.distributed.fsdp import FullyShardedDataParallel
+print(issubclass(found[1], FullyShardedDataParallel))
+"""
+    named = ["FSDPStrategy", "MMFullyShardedDataParallel", "ZeroRedundancyOptimizer"]
+    assert told(code) == ["False", *named, "AdamW", "None", "True"]
 
 
 def test_transformers_parts_a_model_among_devices_as_it_would():
@@ -190,12 +209,12 @@ print("sklearn" in sys.modules, is_sklearn_available(), candidate_generator.roc_
 def test_what_is_to_be_compiled_is_compiled_when_it_is_called():
     code = """
 import torch
-from tunemake.later_imports import _compiled_when_called
+from tunemake.later_torch import compiled_when_called
 seen = []
 def backend(graph, inputs):
     seen.append(len(inputs))
     return graph
-with _compiled_when_called(None):
+with compiled_when_called(None):
     @torch.compile(backend=backend)
     def first(x): return x + 1
     second = torch.compile(lambda x: x + 2, backend=backend)
