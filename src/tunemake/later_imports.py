@@ -72,27 +72,51 @@ def spec_of(name: str, path: Sequence[str] | None) -> importlib.machinery.Module
 
 
 class _Later(importlib.abc.Loader):
-    """Makes a module whose functions and classes import the real one when they are called."""
+    """Makes a module whose functions and classes import the real one when they are used."""
 
     def exec_module(self, module: types.ModuleType) -> None:
         """Have the module answer to any name."""
 
-        def stand_in(name: str) -> Callable[..., Any]:
+        def stand_in(name: str) -> _StandIn:
             if name.startswith("__"):
                 raise AttributeError(name)
-
-            def real(*args: Any, **named: Any) -> Any:
-                return getattr(_real(module.__name__), name)(*args, **named)
-
-            return real
+            return _StandIn(module.__name__, name)
 
         module.__getattr__ = stand_in  # type: ignore[method-assign]
+
+
+class _StandIn:
+    """Stands for a function or class: it can be called, asked for attributes, and a class can be made a base."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self.__module__, self.__name__, self.__qualname__ = module, name, name
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        return self._real(*args, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # asked by whoever looks what this is, as copy, pickle and inspect do
+            raise AttributeError(name)
+        return getattr(self._real, name)
+
+    def __mro_entries__(self, _: tuple[Any, ...]) -> tuple[Any]:
+        return (self._real,)
+
+    def __instancecheck__(self, one: object) -> bool:
+        return isinstance(one, self._real)
+
+    def __subclasscheck__(self, kind: type) -> bool:
+        return issubclass(kind, self._real)
+
+    @property
+    def _real(self) -> Any:
+        return getattr(_real(self.__module__), self.__name__)
 
 
 def _real(name: str) -> types.ModuleType:
     if name in _PUT_OFF:
         _PUT_OFF.discard(name)
-        del sys.modules[name]
+        sys.modules.pop(name, None)
     return importlib.import_module(name)
 
 

@@ -140,6 +140,24 @@ print(before, *[isinstance(one, type) for one in real])
     assert told(code) == ["ForObjectDetectionLoss", "RefCOCOJsonDataset", "LLaVAModel", "False", "True", "True"]
 
 
+def test_what_is_put_off_can_be_a_base_and_be_asked_what_it_is():
+    code = """
+import copy, pickle
+from mmengine.registry import STRATEGIES
+print(STRATEGIES.get("FSDPStrategy").__name__)  # before anything has imported its module
+from xtuner.model import LLaVAModel
+from mmengine.model import MMFullyShardedDataParallel as Wrapper
+print(Wrapper.__module__, Wrapper.__qualname__, callable(Wrapper), hasattr(Wrapper, "__wrapped__"))
+class Own(Wrapper):
+    def forward(self): return 1
+from torch.distributed.fsdp import FullyShardedDataParallel
+print(issubclass(Own, FullyShardedDataParallel), issubclass(Own, Wrapper), isinstance(Own.__new__(Own), Wrapper))
+print(isinstance(1, LLaVAModel), LLaVAModel.forward.__name__, copy.copy(LLaVAModel).__name__)
+"""
+    wrapper = ["mmengine.model.wrappers.fully_sharded_distributed", "MMFullyShardedDataParallel", "True", "False"]
+    assert told(code) == ["FSDPStrategy", *wrapper, "True", "True", "True", "False", "forward", "LLaVAModel"]
+
+
 def test_transformers_finds_torchvision_where_it_reads_images():
     code = """
 from transformers import image_utils
