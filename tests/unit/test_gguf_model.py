@@ -15,6 +15,8 @@ from tunemake.models import Source, describe
 from tunemake.sources import fetch_pypi
 from tunemake.tensors import Files, read_header
 
+pytestmark = pytest.mark.slow
+
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 IDS = json.loads((Path(__file__).parent / "data" / "smollm2_token_ids.json").read_text("utf-8"))
 

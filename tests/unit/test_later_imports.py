@@ -8,7 +8,7 @@ import pytest
 
 from tunemake.later_imports import without_torch
 
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 BEGIN = "import sys\nfrom tunemake.cures import install_cures\ninstall_cures()\n"
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from tunemake import nf4
 
+pytestmark = pytest.mark.slow
+
 # For 8 bits, bitsandbytes takes a short cut on a CPU that errs beside a bound, but in float64 looks at all distances.
 # What it keeps: levels and numbers; of each matrix magnitudes, their mean, what of them comes back by each of the two
 # ways, and the values.

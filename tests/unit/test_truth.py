@@ -20,6 +20,8 @@ from tunemake.faults import StageError
 from tunemake.loading import load_builder
 from tunemake.store import Store
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def place():

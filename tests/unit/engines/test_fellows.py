@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 # As XTuner's process does it, but that what it waits in, as it would in NCCL, lies outside of Python: a signal that is
 # caught does not end it.
 SCRIPT = """

@@ -12,6 +12,8 @@ import tiny
 from tunemake.engines.quantised_layers import quantised_weights
 from tunemake.faults import ModelError
 
+pytestmark = pytest.mark.slow
+
 THEIRS = """
 import json, sys
 from tunemake.cures import install_cures

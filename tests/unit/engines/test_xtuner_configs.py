@@ -10,6 +10,8 @@ from tunemake.engines import sizing, xtuner, xtuner_configs, xtuner_edits
 from tunemake.engines.python_edits import PythonText
 from tunemake.faults import InputError
 
+pytestmark = pytest.mark.slow
+
 DECLARED = {
     "seed": "seed = 7",
     "data": "max_length = 64\npacking = false",

@@ -9,6 +9,8 @@ from builtin import loaded, project, rendered
 
 from tunemake.engines import xtuner
 
+pytestmark = pytest.mark.slow
+
 # XTuner's runner with our hooks over a model of one weight, whose iterations take no time.
 TRAINING = """
 import sys

@@ -9,6 +9,8 @@ import tiny_training
 from tunemake.faults import ModelError, StageError
 from tunemake.stages.adapter import full_model_from_checkpoint, write_adapter
 
+pytestmark = pytest.mark.slow
+
 LORA = {"r": 4, "alpha": 8, "dropout": 0.0}
 
 

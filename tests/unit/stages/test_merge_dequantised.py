@@ -14,6 +14,8 @@ from tunemake.model_record import dequantised_of
 from tunemake.stages.merge import merge
 from tunemake.tensors import FLOATS, Files, read_model
 
+pytestmark = pytest.mark.slow
+
 Q1 = "model.layers.1.self_attn.q_proj.weight"
 
 

@@ -14,6 +14,8 @@ from tunemake.stages import EVENTS, Job, tokens
 from tunemake_builtins import prompts as own_prompts
 from tunemake_builtins import xtuner_prompts
 
+pytestmark = pytest.mark.slow
+
 WORDS = ["tiny ", "wood", "who ", "你好", "🌲", "\n", "<|im_end|>", "{input}", "a  b ", "é"]
 
 
