@@ -13,7 +13,7 @@ from typing import Any
 
 from tunemake.contracts import Context, GeneratorError
 from tunemake_builtins.encodings import encoding_of, undecodable
-from tunemake_builtins.rows import Row, guess
+from tunemake_builtins.rows import Row, guess, in_a_line
 
 _SEPARATOR = re.compile(r'\ufeff?"?sep=(.)"?[\r\n]*', re.IGNORECASE)  # a first line that Excel writes and reads
 _LONGEST = 1 << 26  # characters of one row; beyond, a quote was never closed
@@ -113,10 +113,10 @@ def columns_of(
     header = [cell.lstrip("\ufeff").strip() for cell in cells]
     for name in header if wanted is None else wanted:
         if name and header.count(name) > 1:
-            raise GeneratorError(f'{told}: two columns are named "{name}"; rename one')
+            raise GeneratorError(in_a_line(f'{told}: two columns are named "{name}"; rename one'))
         if name not in header:
             other = next((mark for mark in ",;\t|" if mark != delimiter and mark in header[0]), None)
             odd = len(header) == 1 and delimiter is not None and other
             hint = f'set delimiter = "{other}"' if odd else guess(name, header)
-            raise GeneratorError(f'{told}: no column "{name}"; {hint}'.replace("\t", "\\t"))
+            raise GeneratorError(in_a_line(f'{told}: no column "{name}"; {hint}'))
     return header

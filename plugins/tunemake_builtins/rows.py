@@ -196,4 +196,9 @@ def guess(name: str, known: Iterable[Any]) -> str:
     """Give 'did you mean "x"?', or the known names, for the end of a message."""
     names = [str(one) for one in known]
     close = difflib.get_close_matches(name, names, n=1)
-    return f'did you mean "{close[0]}"?' if close else "known: " + ", ".join(names)
+    return in_a_line(f'did you mean "{close[0]}"?' if close else "known: " + ", ".join(names))
+
+
+def in_a_line(text: str) -> str:
+    """Give a text, such as a column's name, as one line of a message."""
+    return text.translate({ord("\t"): "\\t", ord("\n"): "\\n", ord("\r"): "\\r"})

@@ -14,7 +14,6 @@ import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +25,12 @@ from tunemake.later_torch import (
     shards_when_there,
 )
 
-# transformers, XTuner and mmengine import these whatever is trained: with what is for images torchvision, scipy and
-# matplotlib, with what shards a model as FSDP does torch's tensors of several devices and sympy.
-_PUT_OFF = {
+# transformers and XTuner import these whatever is trained, and with them torchvision, scipy and matplotlib.
+_OF_IMAGES = {
     "transformers.loss.loss_deformable_detr", "transformers.loss.loss_for_object_detection",
     "transformers.loss.loss_rt_detr", "xtuner.dataset.internvl_dataset", "xtuner.dataset.refcoco_json",
     "xtuner.model.internvl", "xtuner.model.llava",
-    "mmengine._strategy.fsdp", "mmengine.model.wrappers.fully_sharded_distributed",
-    "mmengine.optim.optimizer.zero_optimizer",
 }  # fmt: skip
-_REGISTERED = {  # what a config may name as a text, and the module that registers it
-    "FSDPStrategy": "mmengine._strategy.fsdp",
-    "MMFullyShardedDataParallel": "mmengine.model.wrappers.fully_sharded_distributed",
-    "ZeroRedundancyOptimizer": "mmengine.optim.optimizer.zero_optimizer",
-}
 
 
 def without_torch(model: Path, *, trusted: bool) -> dict[str, str]:
@@ -54,7 +45,7 @@ def without_torch(model: Path, *, trusted: bool) -> dict[str, str]:
 
 def spec_of(name: str, path: Sequence[str] | None) -> importlib.machinery.ModuleSpec | None:
     """Give the spec of a module that is put off, or that would import what is put off; None for all others."""
-    if name in _PUT_OFF:
+    if name in _OF_IMAGES:
         return importlib.util.spec_from_loader(name, _Later())
     around = _AROUND.get(name)
     spec = None if around is None else importlib.machinery.PathFinder.find_spec(name, path)
@@ -72,68 +63,28 @@ def spec_of(name: str, path: Sequence[str] | None) -> importlib.machinery.Module
 
 
 class _Later(importlib.abc.Loader):
-    """Makes a module whose functions and classes import the real one when they are used."""
+    """Makes a module whose functions and classes import the real one when they are called."""
 
     def exec_module(self, module: types.ModuleType) -> None:
         """Have the module answer to any name."""
 
-        def stand_in(name: str) -> _StandIn:
+        def stand_in(name: str) -> Callable[..., Any]:
             if name.startswith("__"):
                 raise AttributeError(name)
-            return _StandIn(module.__name__, name)
+
+            def real(*args: Any, **named: Any) -> Any:
+                return getattr(_real(module.__name__), name)(*args, **named)
+
+            return real
 
         module.__getattr__ = stand_in  # type: ignore[method-assign]
 
 
-class _StandIn:
-    """Stands for a function or class: it can be called, asked for attributes, and a class can be made a base."""
-
-    def __init__(self, module: str, name: str) -> None:
-        self.__module__, self.__name__, self.__qualname__ = module, name, name
-
-    def __call__(self, *args: Any, **named: Any) -> Any:
-        return self._real(*args, **named)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # asked by whoever looks what this is, as copy, pickle and inspect do
-            raise AttributeError(name)
-        return getattr(self._real, name)
-
-    def __mro_entries__(self, _: tuple[Any, ...]) -> tuple[Any]:
-        return (self._real,)
-
-    def __instancecheck__(self, one: object) -> bool:
-        return isinstance(one, self._real)
-
-    def __subclasscheck__(self, kind: type) -> bool:
-        return issubclass(kind, self._real)
-
-    @property
-    def _real(self) -> Any:
-        return getattr(_real(self.__module__), self.__name__)
-
-
 def _real(name: str) -> types.ModuleType:
-    if name in _PUT_OFF:
-        _PUT_OFF.discard(name)
-        sys.modules.pop(name, None)
+    if name in _OF_IMAGES:
+        _OF_IMAGES.discard(name)
+        del sys.modules[name]
     return importlib.import_module(name)
-
-
-@contextmanager
-def _registered_when_asked(module: types.ModuleType) -> Iterator[None]:
-    """Have mmengine's registries import what is put off once a config names it."""
-    yield
-    get = module.Registry.get
-
-    @wraps(get)
-    def asked(self: Any, key: Any) -> Any:
-        later = _REGISTERED.get(str(key).rpartition(".")[2])
-        if later in _PUT_OFF:
-            _real(later)
-        return get(self, key)
-
-    module.Registry.get = asked
 
 
 @contextmanager
@@ -234,7 +185,6 @@ def _not_there(flag: str) -> Iterator[bool]:
 _AROUND = {
     "bitsandbytes.backends.default.ops": compiled_when_called,
     "mmengine.optim": optimizer_without_compiler,
-    "mmengine.registry.registry": _registered_when_asked,
     "mmengine.visualization.visualizer": _plot_when_drawn,
     "peft.tuners.tuners_utils": shards_when_there,
     "transformers.generation.candidate_generator": _curve_when_called,

@@ -1,6 +1,6 @@
 """What of torch need not be imported: its compiler, and tensors and models that lie on several devices.
 
-Each function is a context in which a module of a library is run that would import it.
+Each is a context in which a module of a library is run that would import it, or ask for it.
 """
 
 from __future__ import annotations
@@ -96,12 +96,13 @@ def _stepping(method: Any) -> Callable[..., Any]:
 def shards_when_called(module: types.ModuleType) -> Iterator[None]:
     """Keep out torch's tensors of several devices: transformers.pytorch_utils makes plans of them in one function.
 
-    PEFT takes it for granted that somebody has imported them.
+    Others take it for granted that somebody has imported these parts of torch.distributed, and find them still.
     """
     import torch
 
     there = torch.distributed.is_available
-    torch.distributed.is_available = lambda: False
+    # Whoever else asks meanwhile, from another thread, is told the truth.
+    torch.distributed.is_available = lambda: sys._getframe(1).f_globals is not vars(module) and there()
     try:
         yield
     finally:
@@ -119,13 +120,19 @@ def shards_when_called(module: types.ModuleType) -> Iterator[None]:
         )
         return translate(style)
 
-    def asked(name: str) -> types.ModuleType:
-        if name != "tensor":
-            raise AttributeError(name)
-        return importlib.import_module("torch.distributed.tensor")
-
     module.translate_to_torch_parallel_style = translated  # type: ignore[attr-defined]
-    torch.distributed.__getattr__ = asked
+    module._torch_distributed_available = True  # type: ignore[attr-defined]
+    if not hasattr(torch.distributed, "__getattr__"):
+        torch.distributed.__getattr__ = _part_of_distributed
+
+
+def _part_of_distributed(name: str) -> types.ModuleType:
+    if name not in {"fsdp", "nn", "optim", "tensor"}:
+        raise AttributeError(f"module 'torch.distributed' has no attribute {name!r}")
+    whole = f"torch.distributed.{name}"
+    if whole not in sys.modules:  # where it is, it is being imported, and asks for itself
+        importlib.import_module("torch.distributed.tensor.parallel" if name == "tensor" else whole)
+    return sys.modules[whole]
 
 
 class _IsImported:

@@ -34,14 +34,9 @@ optimizer = torch.optim.AdamW([weight], lr=0.1)
 weight.sum().backward()
 optimizer.step()
 optimizer.zero_grad()
-from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig
-shape = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "num_hidden_layers": 1}
-get_peft_model(LlamaForCausalLM(LlamaConfig(**shape)), LoraConfig(r=2, target_modules=["q_proj"]))
 from mmengine.visualization import Visualizer
 Visualizer.get_instance("it", vis_backends=[dict(type="LocalVisBackend")], save_dir=".")
-unwanted = ("torchvision", "scipy", "matplotlib", "skimage", "torch._dynamo", "torch._inductor",
-            "torch.distributed.tensor", "torch.distributed.fsdp", "sympy")
+unwanted = ("torchvision", "scipy", "matplotlib", "skimage", "torch._dynamo", "torch._inductor")
 print(*[name for name in unwanted if name in sys.modules])
 """
     assert told(code) == []
@@ -67,34 +62,20 @@ print(answer(), *[name for name in ("torch.distributed.tensor", "sympy", "torch.
 
 def test_adapters_and_sharded_models_find_what_is_for_several_devices():
     code = """
+from peft import LoraConfig, get_peft_model
 from transformers.integrations.fsdp import is_fsdp_managed_module
-from peft.tuners import tuners_utils
 import torch.distributed
-before = is_fsdp_managed_module(model), bool(tuners_utils._torch_supports_distributed)
+adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
+print(is_fsdp_managed_module(model), "torch.distributed.tensor" in sys.modules)
 model._is_fsdp_managed_module = True
-print(*before, is_fsdp_managed_module(model), "torch.distributed.tensor" in sys.modules)
-found = torch.distributed.tensor.DTensor
-print(hasattr(torch.distributed, "nothing"), found.__name__, bool(tuners_utils._torch_supports_distributed))
-from torch.distributed.fsdp import FullyShardedDataParallel as Sharded
+print(is_fsdp_managed_module(model), hasattr(torch.distributed, "nothing"), torch.distributed.is_available())
+print(torch.distributed.tensor.parallel.ColwiseParallel.__name__, torch.distributed.nn.functional.all_reduce.__name__)
+Sharded = torch.distributed.fsdp.FullyShardedDataParallel
 del model._is_fsdp_managed_module
 print(is_fsdp_managed_module(model), is_fsdp_managed_module(Sharded.__new__(Sharded)), answer())
 """
-    assert told(SMALL + code) == ["False", "False", "True", "False", "False", "DTensor", "True", "False", "True", "4"]
-
-
-def test_what_mmengine_shards_with_is_there_when_a_config_names_it():
-    code = """
-import xtuner.tools.train
-from mmengine.registry import MODEL_WRAPPERS, OPTIMIZERS, STRATEGIES
-before = "torch.distributed.fsdp" in sys.modules
-found = STRATEGIES.get("FSDPStrategy"), MODEL_WRAPPERS.get("mmengine.MMFullyShardedDataParallel")
-print(before, *[one.__name__ for one in found], OPTIMIZERS.get("ZeroRedundancyOptimizer").__name__)
-print(OPTIMIZERS.get("AdamW").__name__, OPTIMIZERS.get("Nothing"))
-from torch.distributed.fsdp import FullyShardedDataParallel
-print(issubclass(found[1], FullyShardedDataParallel))
-"""
-    named = ["FSDPStrategy", "MMFullyShardedDataParallel", "ZeroRedundancyOptimizer"]
-    assert told(code) == ["False", *named, "AdamW", "None", "True"]
+    found = ["True", "False", "True", "ColwiseParallel", "all_reduce"]
+    assert told(SMALL + code) == ["False", "False", *found, "False", "True", "4"]
 
 
 def test_transformers_parts_a_model_among_devices_as_it_would():
@@ -138,24 +119,6 @@ real = xtuner.model.llava.LLaVAModel, xtuner.dataset.refcoco_json.RefCOCOJsonDat
 print(before, *[isinstance(one, type) for one in real])
 """
     assert told(code) == ["ForObjectDetectionLoss", "RefCOCOJsonDataset", "LLaVAModel", "False", "True", "True"]
-
-
-def test_what_is_put_off_can_be_a_base_and_be_asked_what_it_is():
-    code = """
-import copy, pickle
-from mmengine.registry import STRATEGIES
-print(STRATEGIES.get("FSDPStrategy").__name__)  # before anything has imported its module
-from xtuner.model import LLaVAModel
-from mmengine.model import MMFullyShardedDataParallel as Wrapper
-print(Wrapper.__module__, Wrapper.__qualname__, callable(Wrapper), hasattr(Wrapper, "__wrapped__"))
-class Own(Wrapper):
-    def forward(self): return 1
-from torch.distributed.fsdp import FullyShardedDataParallel
-print(issubclass(Own, FullyShardedDataParallel), issubclass(Own, Wrapper), isinstance(Own.__new__(Own), Wrapper))
-print(isinstance(1, LLaVAModel), LLaVAModel.forward.__name__, copy.copy(LLaVAModel).__name__)
-"""
-    wrapper = ["mmengine.model.wrappers.fully_sharded_distributed", "MMFullyShardedDataParallel", "True", "False"]
-    assert told(code) == ["FSDPStrategy", *wrapper, "True", "True", "True", "False", "forward", "LLaVAModel"]
 
 
 def test_transformers_finds_torchvision_where_it_reads_images():
