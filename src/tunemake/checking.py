@@ -267,7 +267,7 @@ class Check:
         yield from room_findings(sum(self._found.writes.values()), self._found.free, self._found.writes)
 
     def _written_tokens(self) -> int:
-        """Count the tokens that the stage of that name has yet to write; 0 where nothing counts tokens."""
+        """Count the tokens that the stage `tokens` has yet to write; 0 where there is none, or nothing counts them."""
         stage, figures = stage_of(self._builder, self._project, "train").needs.get("tokens"), self._found.data.figures
         if stage is None or figures is None or self._is_built(stage.stage):
             return 0

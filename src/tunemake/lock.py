@@ -217,7 +217,9 @@ def _is_lock(told: object) -> bool:
         return False
     shapes = {"links": list, "fingerprint": str, "outputs": dict}
     return all(
-        isinstance(stage, dict) and all(isinstance(stage.get(name), shape) for name, shape in shapes.items())
+        isinstance(stage, dict)
+        and isinstance(stage.get("parameters", {}), dict)
+        and all(isinstance(stage.get(name), shape) for name, shape in shapes.items())
         for stage in told["stages"].values()
     )
 

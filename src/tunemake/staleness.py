@@ -88,7 +88,7 @@ def _by_name(value: Any) -> dict[str, Any]:
 
 
 def with_ones(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Give two tables of parameters with what only one of them tells, since it is 1 in the other, in both."""
+    """Give two tables of parameters, each with 1 for what the other alone tells and is 1 where it is not told."""
 
     def whole(one: Mapping[str, Any], other: Mapping[str, Any]) -> Mapping[str, Any]:
         return {**one, **{name: 1 for name in _ONE if name in other and name not in one}}

@@ -445,6 +445,17 @@ def test_keys_for_machines_stay(project):
     assert list(finding) == keys
 
 
+def test_the_disk_that_tokens_take_is_told_until_they_are_made(project):
+    first = project.numbers()
+    written = 2 * 4 * first["data"]["tokens"]["total"]  # ids and labels
+    assert first["disk"]["writes"]["tokens"] == written
+    project.edit("max_length = 200", "max_length = 200\npacking = true")
+    assert project.numbers()["disk"]["writes"]["tokens"] == 2 * written  # samples wait in a file to be packed
+    project.edit("max_length = 200\npacking = true", "max_length = 200")
+    project.built("tokens")
+    assert "tokens" not in project.numbers()["disk"]["writes"]
+
+
 @pytest.mark.usefixtures("project")
 def test_nothing_heavy_is_imported():
     code = "import sys; from tunemake.cli import main; main(['check']); main(['show', 'data']); print(*sys.modules)"

@@ -16,11 +16,13 @@ LOCK = "tunemake.lock"
 
 @pytest.fixture(scope="module")
 def parted(tmp_path_factory, tiny_llama):
-    """A project that declares an effective batch, built once to the end; and what that printed."""
+    """Give a built project that declares an effective batch, what building its config printed, and if that locked."""
     made = TinyProject(tmp_path_factory.mktemp("parted") / "p")
     shutil.copytree(tiny_llama, made.root / "models" / "tiny")
     made.edit("batch_size = 2", "effective_batch = 12")
-    return made.root, made.built("config"), (made.root / LOCK).exists(), made.built()
+    part, locked = made.built("config"), (made.root / LOCK).exists()
+    made.built()
+    return made.root, part, locked
 
 
 @pytest.fixture
@@ -30,6 +32,12 @@ def whole(tmp_path, parted):
     made = TinyProject.__new__(TinyProject)
     made.root = tmp_path / "p"
     return made
+
+
+@pytest.fixture
+def unbuilt(project):
+    project.edit("batch_size = 2", "effective_batch = 12")
+    return project
 
 
 def chosen(project):
@@ -43,7 +51,7 @@ def sizes(project, name=xtuner.CONFIG):
 
 
 def test_it_is_parted_trained_locked_and_a_second_build_does_nothing(whole, parted):
-    _, done, locked_by_a_part, _ = parted
+    _, done, locked_by_a_part = parted
     assert "batch_size 6 × accumulation 2 (effective 12): about" in done.told()
     assert not locked_by_a_part
     told = chosen(whole)
@@ -104,32 +112,32 @@ def test_checkpointing_comes_on_where_memory_is_short_and_retrains_nothing(built
     assert built.built().ran == []
 
 
-def test_several_processes_part_it_among_them(whole):
-    whole.write("project.toml", (whole.root / "project.toml").read_text() + "\n[launch]\ngpus = 2\n")
-    assert "batch_size 6 × accumulation 1 × 2 devices (effective 12)" in whole.built("config").told()
-    assert sizes(whole)[:2] == (6, 1)
+def test_several_processes_part_it_among_them(unbuilt):
+    unbuilt.write("project.toml", (unbuilt.root / "project.toml").read_text() + "\n[launch]\ngpus = 2\n")
+    assert "batch_size 6 × accumulation 1 × 2 devices (effective 12)" in unbuilt.built("config").told()
+    assert sizes(unbuilt)[:2] == (6, 1)
 
 
-def test_for_a_device_that_is_not_here_it_is_told_what_to_say(whole):
-    whole.edit("lr = 1e-3", 'lr = 1e-3\nprecision = "bfloat16"')
-    done = whole.doit("config", CUDA_VISIBLE_DEVICES="")
+def test_for_a_device_that_is_not_here_it_is_told_what_to_say(unbuilt):
+    unbuilt.edit("lr = 1e-3", 'lr = 1e-3\nprecision = "bfloat16"')
+    done = unbuilt.doit("config", CUDA_VISIBLE_DEVICES="")
     assert done.code != 0
     assert "train.precision: bfloat16 needs a CUDA GPU, and none is here; " in done.told()
     assert "effective_batch" not in done.told()
-    whole.write("project.toml", (whole.root / "project.toml").read_text() + "\n[machine]\nmemory = 20\n")
-    done = whole.doit("config", CUDA_VISIBLE_DEVICES="")
+    unbuilt.write("project.toml", (unbuilt.root / "project.toml").read_text() + "\n[machine]\nmemory = 20\n")
+    done = unbuilt.doit("config", CUDA_VISIBLE_DEVICES="")
     assert done.code == 0, done.told()
-    assert sizes(whole)[:2] == (12, 1)  # as a GPU is filled, by tokens
+    assert sizes(unbuilt)[:2] == (12, 1)  # as a GPU is filled, by tokens
     assert " of 20.0 GB " in done.told()
 
 
-def test_a_device_that_does_not_tell_its_memory_is_asked_for_it(whole, tmp_path):
+def test_a_device_that_does_not_tell_its_memory_is_asked_for_it(unbuilt, tmp_path):
     """A script speaks as the driver's tool does where it lists a card and knows nothing more of it."""
     tool = tmp_path / "nvidia-smi"
     tool.write_text('#!/bin/sh\n[ "$1" = -L ] && echo "GPU 0: NVIDIA H200 (UUID: GPU-1)"\n')
     tool.chmod(0o755)
-    whole.edit("lr = 1e-3", 'lr = 1e-3\nprecision = "bfloat16"')
+    unbuilt.edit("lr = 1e-3", 'lr = 1e-3\nprecision = "bfloat16"')
     path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
-    for told in (whole.doit("config", PATH=path).told(), whole.run("tunemake", "check", PATH=path).told()):
+    for told in (unbuilt.doit("config", PATH=path).told(), unbuilt.run("tunemake", "check", PATH=path).told()):
         assert "so what fits it cannot be told; say machine.memory, in GB" in told
         assert "and none is here" not in told

@@ -108,7 +108,12 @@ def test_links_that_show_something_else_than_the_lock_are_told(tmp_path):
     assert "made from something else" in lock_flaws(lock_of(a=right), tmp_path)[0]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format": 2, "stages": {}}', '{"format": 1, "stages": {"a": 1}}'])
+NO_TABLE = '{"format": 1, "stages": {"a": {"links": [], "fingerprint": "f", "outputs": {}, "parameters": null}}}'
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"format": 2, "stages": {}}', '{"format": 1, "stages": {"a": 1}}', NO_TABLE]
+)
 def test_a_damaged_lock_is_refused(tmp_path, text):
     assert read_lock(tmp_path) is None
     (tmp_path / FILE).write_text(text)

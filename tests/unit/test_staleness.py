@@ -52,8 +52,8 @@ def test_files_of_the_users_own_are_told_by_name_however_many():
 
 @given(st.dictionaries(st.from_regex(r"(base|train)(/[a-c]{1,2}){1,3}", fullmatch=True), st.sampled_from("ab")))
 def test_a_reason_of_an_input_begins_with_its_role(inputs):
-    before = Decides("adapter", 1, {}, inputs)
-    for now in (Decides("adapter", 1, {}, {}), Decides("adapter", 1, {}, dict.fromkeys(inputs, "c"))):
+    here, none = Decides("adapter", 1, {}, inputs), Decides("adapter", 1, {}, {})
+    for before, now in ((here, none), (none, here), (here, Decides("adapter", 1, {}, dict.fromkeys(inputs, "c")))):
         told = reasons(record_of(before), now)
         assert bool(told) == bool(inputs)
         assert all(reason.split("/")[0] in {"base", "train"} for reason in told)

@@ -47,6 +47,7 @@ def root(place):
 @pytest.mark.parametrize("runs", [6, pytest.param(60, marks=pytest.mark.nightly)])
 def test_the_truth_under_random_edits_damage_and_kills(driver, place, runs):
     Truth.driver, Truth.oracle = driver, Oracle(driver, place)
+    Truth.counts.clear()
     chosen = settings(
         max_examples=runs, stateful_step_count=50, deadline=None, derandomize=True, database=None,
         suppress_health_check=list(HealthCheck), phases=[Phase.generate],  # times decide, so there is no less to find

@@ -88,7 +88,7 @@ def _check(job: Job) -> None:
     if (needs := needs_gpu(job.parameters)) is not None:
         _need_gpu(*needs)
     told, root = job.runtime["template"], job.root
-    # The training, which needs the cores meanwhile, has its environment already.
+    # A tokenizer needs no torch. What a training has as its environment was taken before, and knows nothing of this.
     os.environ.update(without_torch(job.inputs["base"] / "model", trusted=told["trust_remote_code"]))
     plugins = Plugins(root, told["plugins"], Digests(root / DIGESTS))
     found = template_fit.find(
